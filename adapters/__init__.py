@@ -1,0 +1,37 @@
+"""LoRA-family adapters as plain forward hooks: attach, train, save, detach, load.
+
+    import adapters as ad
+    ad.attach(model, ad.LoRAConfig(r=8, alpha=16))
+    optimizer = torch.optim.AdamW(ad.parameter_groups(model, lr=1e-4, weight_decay=0.1))
+    ad.save(model, "adapter.safetensors"); ad.detach(model); ad.load(model, "adapter.safetensors")
+
+`ad.VARIANTS` maps every variant's name to its class; each class's config is also an attribute of this module.
+"""
+
+from adapters._checkpoint import load, save
+from adapters._errors import AdapterError
+from adapters._hooks import (
+    VARIANTS,
+    Attachment,
+    attach,
+    attachment,
+    detach,
+    parameter_count,
+    parameter_groups,
+)
+
+globals().update({variant.Config.__name__: variant.Config for variant in VARIANTS.values()})
+
+__all__ = [
+    "VARIANTS",
+    "AdapterError",
+    "Attachment",
+    "attach",
+    "attachment",
+    "detach",
+    "load",
+    "parameter_count",
+    "parameter_groups",
+    "save",
+    *(variant.Config.__name__ for variant in VARIANTS.values()),
+]

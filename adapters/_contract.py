@@ -1,0 +1,224 @@
+"""What a variant is: a config, the shapes of its trainable tensors, an init, a forward.
+
+A variant file `adapters/<name>.py` defines one `Config` subclass and one `Variant` subclass; the registry finds both by
+importing every module of the package whose name has no leading underscore. Letters, here and in every variant file:
+o, i = out and in features of the adapted layer, r = rank, k = rank inside the basis, *B = batch and sequence axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapters._errors import AdapterError, problem
+
+Shape = tuple[int, ...]
+T = TypeVar("T")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+class Scaling(StrEnum):
+    """s in `s·BAx`: alpha/r (Hu et al. 2021) or alpha/√r (Kalajdzievski 2023, arXiv 2312.03732)."""
+
+    standard = "standard"
+    rslora = "rslora"
+
+
+class Calibration(Enum):
+    """Whether a variant, as configured, reads the second moment C = E[xxᵀ] of its layers' inputs."""
+
+    unused = "unused"
+    optional = "optional"
+    required = "required"
+
+
+def bounded(default: Any, *, lo: float | None = None, above: float | None = None, hi: float | None = None) -> Any:
+    """A config field with a range that `Config` checks: lo ≤ value ≤ hi, value > above."""
+    return field(default=default, metadata={"lo": lo, "above": above, "hi": hi})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every variant's config has.
+
+    targets: preset name (`qv kv attn mlp all`), one regex or several, matched with `re.search` on module names.
+    roles: `reader` (d_in = hidden size), `writer` (d_out = hidden size), or None for both.
+    layers: indices of transformer layers to adapt, or None for all.
+    dtype: of the trainable tensors; below float32 small steps are lost to rounding.
+    """
+
+    targets: Any = "qv"
+    roles: str | None = None
+    layers: Any = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _checked(where, f, getattr(self, f.name)))
+        if self.dtype not in DTYPES:
+            raise AdapterError(problem(where, "unknown dtype", got=self.dtype, expected=f"one of {', '.join(DTYPES)}"))
+        if self.roles not in (None, "reader", "writer"):
+            raise AdapterError(problem(where, "unknown roles", got=self.roles, expected="reader, writer or None"))
+
+
+def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
+    """The value in canonical form: enums from their names, lists as tuples; raises AdapterError out of range."""
+    if isinstance(f.default, Enum):
+        try:
+            return type(f.default)(value)
+        except ValueError:
+            names = ", ".join(m.value for m in type(f.default))
+            raise AdapterError(problem(where, f"unknown {f.name}", got=value, expected=f"one of {names}")) from None
+    if isinstance(value, torch.dtype) and f.name == "dtype":
+        return str(value).removeprefix("torch.")
+    if isinstance(value, list):
+        return tuple(value)
+    if not f.metadata:
+        return value
+    kind, optional = f.type.removesuffix(" | None"), f.type.endswith("| None")  # annotations are strings here
+    if value is None and optional:
+        return value
+    lo, above, hi = f.metadata["lo"], f.metadata["above"], f.metadata["hi"]
+    wanted = "an integer" if kind == "int" else "a finite number"
+    limits = ((">=", lo), (">", above), ("<=", hi))
+    bounds = [f"{sign} {limit:g}" for sign, limit in limits if limit is not None]
+    expected = " ".join([wanted, " and ".join(bounds)]).strip()
+    is_number = type(value) is int or (kind == "float" and isinstance(value, float) and math.isfinite(value))
+    inside = (
+        is_number and (lo is None or value >= lo) and (above is None or value > above) and (hi is None or value <= hi)
+    )
+    if not inside:
+        raise AdapterError(problem(where, f"{f.name} out of range", got=value, expected=expected))
+    return float(value) if kind == "float" else value
+
+
+class Variant:
+    """One adapter on one linear layer; the runtime makes an instance per adapted layer and calls it from the hooks.
+
+    Trainable tensors are parameters `lora_*` of the layer, frozen ones buffers `basis_*`; both read as attributes of
+    the variant (`self.lora_A`). Override `forward` to change the layer's output, `forward_input` to change its input.
+    """
+
+    Config: ClassVar[type[Config]]
+    name: ClassVar[str] = ""  # the file's stem, set by the registry
+    paper: ClassVar[str | None] = None  # arXiv number
+    supports_quantized: ClassVar[bool] = True
+    trains_base: ClassVar[bool] = False  # the one exception to "weights are never written"
+    no_decay: ClassVar[frozenset[str]] = frozenset()  # scale-free tensors: decay would not pull them to identity
+    lr_multipliers: ClassVar[Mapping[str, float]] = {}
+    identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity
+
+    def __init__(self, layer: nn.Linear, cfg: Any, o: int, i: int) -> None:
+        self.layer, self.cfg, self.o, self.i = layer, cfg, o, i
+        self.coeff: float = getattr(cfg, "coeff", 1.0)
+        self._cache: dict[str, tuple[Any, Any]] = {}
+
+    # -- what a variant file writes ------------------------------------------------------------------------------
+    @classmethod
+    def shapes(cls, cfg: Any, o: int, i: int) -> dict[str, Shape]:
+        """Trainable tensors of one (o, i) layer. They start at zero; `init` fills the others."""
+        return {}
+
+    @classmethod
+    def calibration(cls, cfg: Any) -> Calibration:
+        return Calibration.unused
+
+    def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
+        """Fills the trainable tensors that do not start at zero. moment: C (i, i), on calibrated variants."""
+
+    def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
+        """Frozen tensors computed from the weight (fp64) alone, or also from C (i, i); names start with `basis_`."""
+        return {}
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """P (o, n), Q (n, i) with Δy = P(Qx), for variants that are linear in x and low-rank; otherwise None."""
+        return None
+
+    def project(self) -> None:
+        """Puts constrained parameters back into their range after an optimizer step."""
+
+    def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
+        raise NotImplementedError
+
+    def forward_input(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B i"]:
+        raise NotImplementedError
+
+    # -- what it may use ------------------------------------------------------------------------------------------
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith(("lora_", "basis_")):
+            return getattr(self.layer, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def scale(self) -> float:
+        """s = alpha/r or alpha/√r; alpha None stands for r (s = 1)."""
+        alpha = self.cfg.r if self.cfg.alpha is None else self.cfg.alpha
+        return alpha / (math.sqrt(self.cfg.r) if self.cfg.scaling is Scaling.rslora else self.cfg.r)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {n: getattr(self.layer, n) for n in self.shapes(self.cfg, self.o, self.i)}
+
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
+        """`compute()`, kept between grad-free forwards while parameters and coeff stay the same.
+
+        With grad enabled nothing is read or kept: a cached graph would break gradient accumulation and checkpointing.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        key = (optimizer_steps(), self.coeff, tuple((id(p), p._version) for p in self.parameters().values()))
+        if name not in self._cache or self._cache[name][0] != key:
+            self._cache[name] = (key, compute())
+        return self._cache[name][1]
+
+    def drop_cache(self) -> None:
+        self._cache.clear()
+
+    @classmethod
+    def changes_input(cls) -> bool:
+        return cls.forward_input is not Variant.forward_input
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The wider of fp32 and `dtype`: r-dimensional arithmetic costs nothing and must not round small gains away."""
+    return torch.promote_types(torch.float32, dtype)
+
+
+_steps = 0
+
+
+def optimizer_steps(*_: Any, bump: bool = False) -> int:
+    """How many optimizer steps ran while something was attached: fused optimizers do not move `Tensor._version`."""
+    global _steps
+    _steps += bump
+    return _steps
+
+
+def discover() -> dict[str, type[Variant]]:
+    """name → Variant for every `adapters/<name>.py`; a file must define exactly one Variant with its own Config."""
+    import adapters
+
+    found: dict[str, type[Variant]] = {}
+    for info in sorted(pkgutil.iter_modules(adapters.__path__), key=lambda m: m.name):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"adapters.{info.name}")
+        classes = [
+            c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Variant) and c is not Variant
+        ]
+        classes = [c for c in classes if c.__module__ == module.__name__]
+        if len(classes) != 1:
+            raise ImportError(f"adapters/{info.name}.py: found {len(classes)} Variant classes; expected exactly one")
+        classes[0].name = info.name
+        found[info.name] = classes[0]
+    return found
