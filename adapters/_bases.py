@@ -105,10 +105,20 @@ class BasisCache:
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        os.close(handle)
-        try:
+        with atomic_file(self.folder / f"{key}.safetensors") as temporary:
             save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-            os.replace(temporary, self.folder / f"{key}.safetensors")  # atomic: readers see all of it or nothing
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path that replaces `path` at the end of the block: readers see all of it or the old file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

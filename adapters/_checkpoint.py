@@ -19,7 +19,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from adapters._bases import atomic_file
 from adapters._contract import Calibration, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._hooks import VARIANTS, Attachment, attach, attachment, detach, layer_config, variant_has_sites
@@ -69,16 +69,8 @@ def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> int:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
+    with atomic_file(path) as temporary:  # a kill leaves the old file or the new one
         save_file(tensors, temporary, metadata=metadata)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)  # a kill leaves the old file or the new one
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -1,0 +1,273 @@
+"""From a composed Hydra config to a validated Job: below this point nobody sees a DictConfig.
+
+Every refusal is a `BadInput`, a SystemExit with one line in the project's form (adapters/_errors.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import adapters as ad
+from adapters._contract import DTYPES, Config
+from adapters._errors import NOTHING, problem
+from adapters._hooks import variant_has_sites
+from harness.schema import CONF, ROOT, Schema, register
+
+log = logging.getLogger("harness")
+AXES = ("r", "lora_rank")  # adapter fields with a place of their own in the run id
+
+
+class BadInput(SystemExit):
+    """Bad input: ends the process with one line and a non-zero exit code, before anything is trained."""
+
+
+def refuse(where: str, what: str, *, got: object = NOTHING, expected: str = "", remedy: str = "") -> BadInput:
+    return BadInput(problem(where, what, got=got, expected=expected, remedy=remedy))
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of a data set: a local file (`path`), or a hub data set (`hub`)."""
+
+    path: str | None
+    hub: str | None
+    subset: str | None
+    split: str
+    revision: str | None
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    name: str
+    id: str
+    revision: str | None
+    gguf_file: str | None
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, completely decided. The fields up to `max_new_tokens` are its science; the rest is where and how."""
+
+    benchmark: str
+    model: ModelSpec
+    quantization: str
+    train_source: Source
+    question_source: Source
+    test_source: Source
+    variant: str
+    adapter: Config
+    lr: float | None  # None where nothing is trained
+    lr_chosen: str  # default, given or tuned
+    steps: int
+    batch_size: int
+    seed: int
+    max_length: int
+    prompt: str
+    valid_size: int
+    weight_decay: float
+    warmup: float
+    clip: float
+    eval_limit: int | None
+    eval_batch_size: int
+    max_new_tokens: int
+    # where and how
+    micro_batch: int | None
+    checkpoint_every: int
+    gradient_checkpointing: bool
+    compile: bool
+    device: str
+    threads: int | None
+    runs_dir: Path
+    cache_dir: Path
+    force: bool
+    dry_run: bool
+    composed: dict[str, Any]  # the resolved config, for the record
+
+    @property
+    def trains(self) -> bool:
+        return self.lr is not None
+
+
+def job_from(cfg: DictConfig) -> Job:
+    """Validates a composed config. Raises BadInput with one line for the first thing that is wrong."""
+    _refuse_unknown_keys(cfg)
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise refuse("config", str(error).splitlines()[0]) from None
+    assert isinstance(plain, dict)
+    c: dict[str, Any] = {str(k): v for k, v in plain.items()}
+    variant, adapter, trained = _adapter(c)
+    bench, train, evaluation = c["benchmark"], c["train"], c["eval"]
+    lr, chosen = _learning_rate(c, variant, trained)
+    steps = _int("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
+    batch = _int("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
+    if c["model"]["dtype"] not in DTYPES:
+        raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
+    eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
+    new_tokens = bench["max_new_tokens"] if evaluation["max_new_tokens"] is None else evaluation["max_new_tokens"]
+    return Job(
+        benchmark=bench["name"],
+        model=ModelSpec(**c["model"]),
+        quantization=c["quantization"]["name"],
+        train_source=Source(**c["data"]["train"]),
+        question_source=Source(**c["data"]["questions"]),
+        test_source=Source(**c["data"]["test"]),
+        variant=variant,
+        adapter=adapter,
+        lr=lr,
+        lr_chosen=chosen,
+        steps=steps if lr is not None else 0,
+        batch_size=batch,
+        seed=_int("seed", c["seed"], lo=0),
+        max_length=_int("benchmark.max_length", bench["max_length"], lo=8),
+        prompt=_prompt(bench["prompt"]),
+        valid_size=_int("benchmark.valid_size", bench["valid_size"], lo=1),
+        weight_decay=_number("train.weight_decay", train["weight_decay"], lo=0),
+        warmup=_number("train.warmup", train["warmup"], lo=0, hi=1),
+        clip=_number("train.clip", train["clip"], above=0),
+        eval_limit=_int("eval.limit", evaluation["limit"], lo=1, optional=True),
+        eval_batch_size=_int("eval.batch_size", eval_batch, lo=1),
+        max_new_tokens=_int("eval.max_new_tokens", new_tokens, lo=1),
+        micro_batch=_int("train.micro_batch", train["micro_batch"], lo=1, optional=True),
+        checkpoint_every=_int("train.checkpoint_every", train["checkpoint_every"], lo=1),
+        gradient_checkpointing=train["gradient_checkpointing"],
+        compile=train["compile"],
+        device=_device(c["device"]),
+        threads=_int("threads", c["threads"], lo=1, optional=True),
+        runs_dir=_under_root(c["runs_dir"]),
+        cache_dir=_under_root(c["cache_dir"]),
+        force=c["force"],
+        dry_run=c["dry_run"],
+        composed=c,
+    )
+
+
+def default_job(job: Job) -> Job:
+    """The job that the same benchmark, model, variant and quantization give with nothing else set."""
+    register()
+    overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
+    overrides.append(f"model={job.model.name}")
+    if job.model.name == "hub":  # has no id of its own
+        overrides += [f"model.id='{job.model.id}'"]
+    if GlobalHydra.instance().is_initialized():  # inside hydra.main: the same configs are at hand
+        return job_from(compose("config", overrides=overrides))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return job_from(compose("config", overrides=overrides))
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+def _refuse_unknown_keys(cfg: DictConfig) -> None:
+    """Hydra accepts `+foo=1` for keys the schema lacks; nothing here would read them."""
+
+    def visit(node: DictConfig, schema: type, prefix: str) -> None:
+        known = {f.name for f in dataclasses.fields(schema)}
+        for key in node:
+            if key not in known:
+                where = f"{prefix}{key}"
+                raise refuse(where, "unknown key", expected=f"one of {', '.join(sorted(known))}")
+            kind = OmegaConf.get_type(node, key)
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not OmegaConf.is_missing(node, key):
+                visit(node[key], kind, f"{prefix}{key}.")
+
+    visit(cfg, Schema, "")
+
+
+def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
+    """Variant name, its Config with top-level axes applied, and the benchmark's defaults of the variant's YAML."""
+    fields = dict(c["variant"])
+    name = fields.pop("name", None)
+    by_benchmark = fields.pop("defaults_by_benchmark", {})
+    if name not in ad.VARIANTS:
+        raise refuse("variant", "unknown variant", got=name, expected=f"one of {', '.join(ad.VARIANTS)}")
+    config_class = ad.VARIANTS[name].Config
+    known = {f.name for f in dataclasses.fields(config_class)}
+    for key in fields:
+        if key not in known:
+            raise refuse(f"variant.{key!s}", f"unknown key of {name}", expected=f"one of {', '.join(sorted(known))}")
+    for key, field in (("rank", "r"), ("lora_rank", "lora_rank"), ("alpha", "alpha"), ("targets", "targets")):
+        value = c[key]
+        if value is None:
+            continue
+        if field not in known:
+            log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
+            continue
+        if key in ("rank", "lora_rank"):
+            _int(key, value, lo=1)
+        fields[field] = value
+    try:
+        return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
+    except ValueError as error:
+        raise BadInput(f"variant={name}: {error}") from None
+
+
+def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) -> tuple[float | None, str]:
+    kind = ad.VARIANTS[variant]
+    scale = _number("lr_scale", c["lr_scale"], above=0)
+    if not kind.trains_base and not variant_has_sites(kind):
+        if c["lr"] is not None:
+            log.warning("lr=%s is ignored: %s trains nothing", c["lr"], variant)
+        return None, "default"
+    if c["lr"] is not None:
+        return _number("lr", c["lr"], above=0) * scale, "given"
+    if "lr" not in defaults:
+        remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
+        raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
+    return _number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
+
+
+def _int(where: str, value: Any, *, lo: int, optional: bool = False) -> Any:
+    if value is None and optional:
+        return None
+    if type(value) is not int or value < lo:
+        expected = f"an integer >= {lo}" + (", or null" if optional else "")
+        raise refuse(where, "out of range", got=value, expected=expected)
+    return value
+
+
+def _number(
+    where: str, value: Any, *, lo: float | None = None, above: float | None = None, hi: float | None = None
+) -> float:
+    expected = "a finite number" + (f" >= {lo:g}" if lo is not None else "")
+    expected += (f" > {above:g}" if above is not None else "") + (f" and <= {hi:g}" if hi is not None else "")
+    number = type(value) in (int, float) and math.isfinite(value)
+    outside = (lo is not None and value < lo) or (above is not None and value <= above) if number else True
+    if outside or (hi is not None and value > hi):
+        raise refuse(where, "out of range", got=value, expected=expected)
+    return float(value)
+
+
+def _prompt(template: str) -> str:
+    if template.count("{query}") != 1:
+        raise refuse("benchmark.prompt", "no place for the question", got=template, expected="exactly one {query}")
+    return template
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise refuse("device", "unknown device", got=name, expected="auto, cpu, cuda or cuda:<n>")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise refuse("device", "torch sees no CUDA device", got=name, remedy="Use device=cpu.")
+    return name
+
+
+def _under_root(path: str) -> Path:
+    """Relative paths are the repository's, wherever the command was typed."""
+    return Path(path) if Path(path).is_absolute() else ROOT / path

@@ -1,0 +1,46 @@
+"""From Hydra's task function to a run: single runs raise, a sweep goes on and names failures at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.cli import failed
+from harness.interrupt import Interrupted
+
+
+def launch(cfg: DictConfig) -> None:
+    """Runs one composed config. In a sweep, errors are printed and kept for the end; interrupts always end it."""
+    quiet()
+    from harness.job import job_from
+    from harness.run import run
+
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        run(job_from(cfg))
+    except Interrupted:
+        raise SystemExit(130) from None
+    except (Exception, SystemExit) as error:
+        if not sweep:
+            raise
+        overrides = " ".join(HydraConfig.get().overrides.task)
+        failed.append(f"{overrides}: {type(error).__name__}: {str(error).split(chr(10))[0]}")
+        if isinstance(error, Exception):
+            traceback.print_exception(error)
+        else:
+            print(error, file=sys.stderr)
+
+
+def quiet() -> None:
+    """Libraries report what a user of this program cannot act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,40 @@
+"""Cross-entropy on label positions only, in chunks, so that full-vocabulary logits never exist for the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 1024  # label positions whose logits exist at one time
+
+
+def label_loss_sum(
+    model: Any, ids: Int[Tensor, "B T"], labels: Int[Tensor, " N"], chunk: int = CHUNK
+) -> Float[Tensor, ""]:
+    """Sum over label positions of −log p(token | what is before it), in nats; fp32 or wider.
+
+    labels: positions of the predicted tokens in the flattened ids (a boolean mask would make CUDA wait for its count).
+    Rows are padded on the right and no attention mask is given: under causal attention no real token sees what follows
+    it, and without a mask the fast attention kernels apply.
+    """
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    chosen = hidden.flatten(0, 1)[labels - 1]  # (N, H): the state before each label
+    targets = ids.flatten()[labels]  # (N,)
+    head = model.get_output_embeddings()
+    if chosen.shape[0] <= chunk:
+        return _chunk_loss(head, chosen, targets)
+    total = chosen.new_zeros((), dtype=torch.promote_types(torch.float32, chosen.dtype))
+    for states, wanted in zip(chosen.split(chunk), targets.split(chunk), strict=True):
+        # Recomputed in the backward pass: kept, the chunks' logits would add up to what chunking avoids.
+        total = total + checkpoint(_chunk_loss, head, states, wanted, use_reentrant=False)
+    return total
+
+
+def _chunk_loss(head: Any, states: Float[Tensor, "N H"], targets: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    logits = head(states)
+    return F.cross_entropy(logits.to(torch.promote_types(torch.float32, logits.dtype)), targets, reduction="sum")

@@ -1,0 +1,93 @@
+"""The frozen base model and its tokenizer, plain or quantized, from a local folder, a GGUF file or the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapters._contract import DTYPES
+from harness.job import Job, ModelSpec, refuse
+from harness.schema import ROOT
+
+
+def local_folder(spec: ModelSpec) -> Path | None:
+    """The folder a model id names, or None for a hub id."""
+    given = Path(spec.id).expanduser()
+    for folder in (given, ROOT / given):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def place_of(spec: ModelSpec) -> str:
+    """Folder or hub id to load from. Raises BadInput for a path that is not there."""
+    folder = local_folder(spec)
+    if folder is not None:
+        return str(folder)
+    looks_like_path = spec.id.startswith((".", "/", "~", "models/")) or spec.id.count("/") > 1
+    if looks_like_path:
+        raise refuse("model.id", "no such folder", got=spec.id, expected="a Hugging Face folder or a hub id")
+    return spec.id
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, spec, {})
+    if tokenizer.eos_token_id is None:
+        raise refuse("model.id", "the tokenizer has no EOS token", got=spec.id)
+    return tokenizer
+
+
+def load_model(job: Job) -> nn.Module:
+    """The model in evaluation mode on the job's device. Raises BadInput with the remedy when it cannot be loaded."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
+    if job.quantization != "none":
+        options |= {"quantization_config": quantization_config(job), "device_map": {"": job.device}}
+    model = _from_pretrained(AutoModelForCausalLM, job.model, options)
+    if job.quantization == "none":
+        model = model.to(job.device)
+    return model.eval()
+
+
+def quantization_config(job: Job) -> Any:
+    """bitsandbytes: NF4 with double quantization off (QLoRA's data type), or LLM.int8 with its usual threshold."""
+    from transformers import BitsAndBytesConfig
+
+    if job.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    dtype = DTYPES[job.model.dtype]
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any:
+    place = place_of(spec)
+    if local_folder(spec) is None:
+        options = {**options, "revision": spec.revision}
+    if spec.gguf_file is not None:
+        options = {**options, "gguf_file": spec.gguf_file}
+    try:
+        return kind.from_pretrained(place, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        remedy = (
+            "Check the id and the network, log in for a gated model, or give a folder: model.id=<folder>." + offline
+        )
+        raise refuse("model.id", f"cannot load ({reason})", got=spec.id, remedy=remedy) from None
+
+
+def positions_limit(model: Any) -> int:
+    """The longest sequence the model was made for, in tokens."""
+    return int(getattr(model.config, "max_position_embeddings", 1 << 30))
+
+
+def synchronize(device: str | torch.device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,67 @@
+"""Records to text: the last lines of a run, and the README's table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+
+def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
+    p, n = correct / total, total
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def percent(metrics: dict[str, Any]) -> str:
+    """`63.2 % [60.6, 65.8]`"""
+    low, high = wilson(metrics["correct"], metrics["total"])
+    return f"{100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def peak(memory: dict[str, dict[str, float]], phase: str) -> tuple[str, float] | None:
+    """(kind, GB) of a phase's peak: allocated on CUDA, resident set on CPU; None where it was not measured."""
+    for key, kind in (("peak_allocated_gb", "GPU"), ("peak_rss_gb", "RSS")):
+        if key in memory.get(phase, {}):
+            return kind, memory[phase][key]
+    return None
+
+
+def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
+    """What a user wants to know when a run ends."""
+    if record["status"] != "done":
+        return [
+            f"  status      {record['status']}: {record.get('error', {}).get('message', '')}",
+            f"  folder      {folder}",
+        ]
+    test, valid = record["test"], record["valid"]
+    peaks = [f"{phase} {p[1]:.2f} GB {p[0]}" for phase in ("train", "eval") if (p := peak(record["memory"], phase))]
+    flexible = f"flexible {100 * test['flexible_accuracy']:.1f} %, truncated {test['truncated']}"
+    lines = [
+        f"  test        {percent(test)}  ({test['correct']}/{test['total']}, 95 % interval; {flexible})",
+        f"  validation  {percent(valid)}  ({valid['correct']}/{valid['total']})",
+        f"  parameters  {record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes",
+        f"  peak memory {', '.join(peaks)}",
+    ]
+    if "train" in record:
+        t = record["train"]
+        lines.append(
+            f"  loss        {t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
+        )
+    lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
+    problems = unhealthy(record["health"])
+    return lines + ([f"  WARNING     {'; '.join(problems)}"] if problems else [])
+
+
+def unhealthy(health: dict[str, Any]) -> list[str]:
+    """Sentences for every check of a run that failed."""
+    out = []
+    if health["moved"] is False:
+        out.append(f"never trained: {', '.join(health['still'][:4])}")
+    if health["no_base_gradient"] is False:
+        out.append("the base model received gradients")
+    if health["base_unchanged"] is False:
+        out.append("the base model changed")
+    return out

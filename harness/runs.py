@@ -1,0 +1,226 @@
+"""Run ids, what makes two runs the same, records on disk, and whether a run is finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+import adapters
+from adapters._bases import atomic_file
+from adapters._checkpoint import config_fields
+from harness.data import sha256
+from harness.job import AXES, Job, ModelSpec, Source, default_job, refuse
+from harness.models import local_folder
+from harness.schema import ROOT
+from harness.scoring import SCORER_VERSION
+
+SCHEMA_VERSION = 1
+PUBLISHED = ROOT / "runs" / "published"
+FINAL = ("done", "diverged")  # outcomes; failed and interrupted runs are run again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about a job: `run`, `resume`, `skip` (finished) or `refuse` (finished, but not the same)."""
+
+    id: str
+    folder: Path
+    science: dict[str, Any]
+    science_hash: str
+    code_hash: str
+    action: str
+    reason: str = ""
+    record: dict[str, Any] | None = None
+
+
+def plan(job: Job) -> Plan:
+    """Decides by id and hashes, without loading a model."""
+    settings = science(job)
+    run_id = make_id(job, settings)
+    folder = job.runs_dir / run_id
+    code = code_hash(job.variant)
+    made = Plan(run_id, folder, settings, sha256(settings), code, "run")
+    record = read_record(folder)
+    if record is None or record["status"] not in FINAL:
+        same = _unfinished(folder) == {"science_hash": made.science_hash, "code_hash": code}
+        return dataclasses.replace(made, action="resume" if same else "run", record=record)
+    if job.force:
+        return dataclasses.replace(made, record=record)
+    changed = []
+    if record["science_hash"] != made.science_hash:
+        old = record.get("science", {})
+        changed = [k for k in sorted(settings.keys() | old.keys()) if settings.get(k) != old.get(k)] or ["settings"]
+    if record["code_hash"] != code:
+        changed.append(f"code of {job.variant}")
+    if changed:
+        return dataclasses.replace(made, action="refuse", reason=", ".join(changed), record=record)
+    return dataclasses.replace(made, action="skip", record=record)
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+def science(job: Job) -> dict[str, Any]:
+    """Everything that can change the result, flat. Devices, logging and file locations are not in it; contents are."""
+    flat: dict[str, Any] = {
+        "benchmark": job.benchmark,
+        "model": model_identity(job.model, job.cache_dir),
+        "model.dtype": job.model.dtype,
+        "quantization": job.quantization,
+        "data.test": source_identity(job.test_source, job.cache_dir),
+        "data.questions": source_identity(job.question_source, job.cache_dir),
+        "variant": job.variant,
+        "scorer_version": SCORER_VERSION,
+    }
+    names = ["prompt", "valid_size", "eval_limit", "eval_batch_size", "max_new_tokens"]
+    if job.trains:
+        names += ["lr", "steps", "batch_size", "seed", "max_length", "weight_decay", "warmup", "clip"]
+        flat["data.train"] = source_identity(job.train_source, job.cache_dir)
+        flat |= {f"adapter.{k}": v for k, v in config_fields(job.adapter).items()}
+    return json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))  # tuples become lists, as in a record
+
+
+def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
+    """`<benchmark>-<model>__<variant>__r<r>[__k<k>]__lr<lr>__<quantization>__s<steps>__seed<seed>[__<hash>]`.
+
+    The hash is there only where a setting without a place of its own differs from the benchmark's.
+    """
+    settings = science(job) if settings is None else settings
+    parts = [f"{job.benchmark}-{job.model.name}", job.variant]
+    fields = config_fields(job.adapter)
+    if job.trains:
+        parts += [f"{letter}{fields[axis]}" for axis, letter in zip(AXES, "rk", strict=True) if axis in fields]
+        parts.append(f"lr{job.lr:g}")
+    parts.append(job.quantization)
+    if job.trains:
+        parts += [f"s{job.steps}", f"seed{job.seed}"]
+    named = {"benchmark", "variant", "quantization", "lr", "steps", "seed"} | {f"adapter.{a}" for a in AXES}
+    usual = science(default_job(job))
+    other = {k: v for k, v in settings.items() if k not in named and usual.get(k) != v}
+    if job.lr is not None and float(f"{job.lr:g}") != job.lr:
+        other["lr"] = job.lr  # {lr:g} rounds to six digits
+    return "__".join([*parts, *([sha256(other)[:8]] if other else [])])
+
+
+def source_identity(source: Source, cache_dir: Path) -> str:
+    """SHA-256 of a file's contents and column names, or hub id and revision."""
+    columns = sha256(source.columns)[:8]
+    if source.path is None:
+        return f"hub:{source.hub}/{source.subset}/{source.split}@{source.revision} columns:{columns}"
+    if source.path.startswith("generated:"):
+        return f"{source.path} sha256:{_generated_sha256(source.path, cache_dir)}"
+    file = Path(source.path) if Path(source.path).exists() else ROOT / source.path
+    if not file.is_file():
+        raise refuse("data", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
+    return f"sha256:{file_sha256(file)} columns:{columns}"
+
+
+def _generated_sha256(path: str, cache_dir: Path) -> str:
+    """Hash of the generated rows; remembered by the generator's own source, since making the rows takes a second."""
+    sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
+    key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
+    file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
+    if not file.exists():
+        from harness.data import _read_generated
+
+        digest = sha256(_read_generated(path.removeprefix("generated:"), "data"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file) as temporary:
+            temporary.write_text(digest)
+    return file.read_text()
+
+
+def model_identity(spec: ModelSpec, cache_dir: Path) -> str:
+    """SHA-256 over the files that make a local model, or hub id and revision."""
+    folder = local_folder(spec)
+    if folder is None:
+        from harness.models import place_of
+
+        return f"hub:{place_of(spec)}@{spec.revision}"
+    kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
+    kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
+    missing = [f for f in kept if not f.is_file()]
+    if missing or not any(f.suffix in (".safetensors", ".gguf") for f in kept):
+        raise refuse(
+            "model.id", "no weights in this folder", got=str(folder), expected="*.safetensors or model.gguf_file"
+        )
+    return "sha256:" + sha256([[f.name, file_sha256(f)] for f in kept])
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_hash(variant: str) -> str:
+    """SHA-256 over the variant's file and the adapter runtime."""
+    folder = Path(adapters.__file__).parent
+    files = [folder / f"{variant}.py", *sorted(folder.glob("_*.py"))]
+    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:16]
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """result.json of a run folder, or None where there is none that can be read."""
+    try:
+        record = json.loads((folder / "result.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return record if isinstance(record, dict) and "status" in record else None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """result.json, atomically: whoever reads it sees a whole record."""
+    with atomic_file(folder / "result.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def lock(job: Job, run_id: str) -> FileLock:
+    """One process per run id; held from before the folder exists to after the record is written."""
+    folder = job.runs_dir / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{run_id}.lock")
+
+
+def check_writable(runs_dir: Path) -> None:
+    """Raises BadInput where runs cannot be stored; leaves nothing behind."""
+    existing = runs_dir
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise refuse("runs_dir", "cannot be written", got=str(runs_dir), remedy="Give another: runs_dir=<folder>.")
+
+
+def begin(made: Plan, composed_yaml: str) -> None:
+    """Makes the run's folder, or the same one ready to go on; another or failed run's remains are put aside."""
+    if made.folder.exists() and made.action != "resume":
+        keep = made.folder.parent / ".replaced"
+        keep.mkdir(exist_ok=True)
+        made.folder.rename(keep / f"{made.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+    (made.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    (made.folder / "config.yaml").write_text(composed_yaml)
+    hashes = {"science_hash": made.science_hash, "code_hash": made.code_hash}
+    with atomic_file(made.folder / "checkpoint" / "started.json") as temporary:
+        temporary.write_text(json.dumps(hashes))
+
+
+def finish(made: Plan, record: dict[str, Any]) -> None:
+    """Writes the record last, then removes what only an unfinished run needs."""
+    write_record(made.folder, record)
+    if record["status"] in FINAL:
+        shutil.rmtree(made.folder / "checkpoint", ignore_errors=True)
+
+
+def _unfinished(folder: Path) -> Any:
+    """Hashes that an unfinished run was started with."""
+    try:
+        return json.loads((folder / "checkpoint" / "started.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return None

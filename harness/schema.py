@@ -1,0 +1,141 @@
+"""Types of every key a user may set. Hydra checks overrides and YAML files against these dataclasses while composing.
+
+Imports neither torch nor the adapters, so that `--help` is quick; values are checked further in harness/job.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+
+@dataclass
+class BenchmarkSchema:
+    name: str = MISSING
+    model: str = MISSING  # option of the group `model` that this benchmark uses
+    data: str = MISSING
+    steps: int = MISSING
+    batch_size: int = MISSING
+    max_length: int = MISSING  # tokens of prompt and response; longer examples are dropped and counted
+    prompt: str = MISSING
+    valid_size: int = MISSING  # questions held out of training
+    eval_batch_size: int = MISSING
+    max_new_tokens: int = MISSING
+
+
+@dataclass
+class ModelSchema:
+    name: str = MISSING
+    id: str = MISSING  # folder or hub id
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str = MISSING  # of the base weights and activations
+
+
+@dataclass
+class SourceSchema:
+    path: str | None = None  # JSON, JSONL or parquet file, or `generated:<split>` of the tiny benchmark
+    hub: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)  # our name → the file's name
+
+
+@dataclass
+class DataSchema:
+    name: str = MISSING
+    train: SourceSchema = field(default_factory=SourceSchema)
+    questions: SourceSchema = field(default_factory=SourceSchema)
+    test: SourceSchema = field(default_factory=SourceSchema)
+
+
+@dataclass
+class QuantizationSchema:
+    name: str = MISSING
+    bits: int | None = None
+
+
+@dataclass
+class TrackingSchema:
+    name: str = MISSING
+
+
+@dataclass
+class TrainSchema:
+    weight_decay: float = MISSING
+    warmup: float = MISSING
+    clip: float = MISSING
+    micro_batch: int | None = None
+    checkpoint_every: int = MISSING
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass
+class EvalSchema:
+    limit: int | None = None
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass
+class Schema:
+    benchmark: BenchmarkSchema = field(default_factory=BenchmarkSchema)
+    model: ModelSchema = field(default_factory=ModelSchema)
+    data: DataSchema = field(default_factory=DataSchema)
+    variant: Any = MISSING  # checked against the variant's own Config class
+    quantization: QuantizationSchema = field(default_factory=QuantizationSchema)
+    tracking: TrackingSchema = field(default_factory=TrackingSchema)
+    experiment: Any = None
+    rank: int | None = None
+    lora_rank: int | None = None
+    lr: Union[float, str, None] = None  # noqa: UP007 (OmegaConf wants this form)
+    lr_scale: float = 1.0
+    alpha: float | None = None
+    targets: Any = None
+    seed: int = 0
+    steps: int | None = None
+    batch_size: int | None = None
+    train: TrainSchema = field(default_factory=TrainSchema)
+    eval: EvalSchema = field(default_factory=EvalSchema)
+    device: str = "auto"
+    threads: int | None = None
+    runs_dir: str = "runs"
+    cache_dir: str = ".cache"
+    force: bool = False
+    dry_run: bool = False
+
+
+def cuda_present() -> bool:
+    """Whether the driver reports a CUDA device; asks it directly, since importing torch takes seconds."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def default_of(group: str, benchmark: str) -> str:
+    """The option of `group` that a benchmark's YAML names; for an unknown benchmark Hydra's own message follows."""
+    try:
+        return str(yaml.safe_load((CONF / "benchmark" / f"{benchmark}.yaml").read_text())[group])
+    except OSError:
+        return "tiny"
+
+
+def register() -> None:
+    """Makes schema and resolvers known to Hydra; call before `hydra.main` runs. Idempotent."""
+    ConfigStore.instance().store(name="schema", node=Schema)
+    OmegaConf.register_new_resolver("default_benchmark", lambda: "gsm8k" if cuda_present() else "tiny", replace=True)
+    OmegaConf.register_new_resolver("default_of", default_of, replace=True)

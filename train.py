@@ -1,0 +1,24 @@
+"""Train one adapter (or, with -m, a grid of them), evaluate it, and keep the run under runs/. See --help."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from harness.cli import exit_by_failures, preflight
+from harness.schema import register
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    from harness.launch import launch  # torch and transformers: not for --help
+
+    launch(cfg)
+
+
+if __name__ == "__main__":
+    preflight(sys.argv[1:])
+    main()
+    exit_by_failures()
