@@ -145,7 +145,7 @@ def job_from(cfg: DictConfig) -> Job:
         checkpoint_every=_int("train.checkpoint_every", train["checkpoint_every"], lo=1),
         gradient_checkpointing=train["gradient_checkpointing"],
         compile=train["compile"],
-        device=_device(c["device"]),
+        device=usable_device(c["device"]),
         threads=_int("threads", c["threads"], lo=1, optional=True),
         runs_dir=_under_root(c["runs_dir"]),
         cache_dir=_under_root(c["cache_dir"]),
@@ -174,7 +174,7 @@ def _refuse_unknown_keys(cfg: DictConfig) -> None:
 
     def visit(node: DictConfig, schema: type, prefix: str) -> None:
         known = {f.name for f in dataclasses.fields(schema)}
-        for key in node:
+        for key in map(str, node):
             if key not in known:
                 where = f"{prefix}{key}"
                 raise refuse(where, "unknown key", expected=f"one of {', '.join(sorted(known))}")
@@ -255,7 +255,8 @@ def _prompt(template: str) -> str:
     return template
 
 
-def _device(name: str) -> str:
+def usable_device(name: str) -> str:
+    """The device torch is to use. Raises BadInput for one that is not there."""
     import torch
 
     if name == "auto":

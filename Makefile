@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup run test check lint table table-check tiny-base clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(READY) ## make .venv with the exact versions of requirements.lock
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+run: setup ## train antipasto_dplr on the tiny benchmark and print its accuracy (about a minute)
+	$(BIN)/python train.py benchmark=tiny variant=antipasto_dplr lora_rank=8
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test table-check ## what CI runs: lint, types, tests, and README against the records
+
+table: setup ## rebuild README's table and reports/ from runs/published/
+	$(BIN)/python cost_report.py
+
+table-check: setup ## fail where README or reports/ differ from the published records
+	$(BIN)/python cost_report.py check=true
+
+tiny-base: setup ## pre-train the embedded base model from scratch (up to an hour on two cores)
+	$(BIN)/python -m harness.tiny.pretrain
+
+clean: ## remove caches and the virtual environment; runs/ stays
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -1,0 +1,36 @@
+"""Rebuild the results table from the records of runs.
+
+python cost_report.py                 README.md and reports/ from runs/published/; local runs go to the terminal
+    publish=<id>,<id>   first copy these runs' records to runs/published/
+    check=true          change nothing; exit 1 when README.md or reports/ differ from the published records
+    runs_dir=runs       where local runs are
+"""
+
+import sys
+from dataclasses import dataclass
+
+
+@dataclass
+class Arguments:
+    publish: str = ""
+    check: bool = False
+    runs_dir: str = "runs"
+
+
+def main(argv: list[str]) -> None:
+    from harness.arguments import parse
+
+    args = parse(Arguments, argv, __doc__ or "")
+    from harness.publish import check, publish, rebuild, show
+
+    if args.check:
+        check()
+        return
+    if args.publish:
+        publish([name.strip() for name in args.publish.split(",") if name.strip()], args.runs_dir)
+    rebuild()
+    show(args.runs_dir)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
