@@ -72,7 +72,7 @@ def _open(
     now, then = runs.science(job), record["science"]
     changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k) and k != "scorer_version"]
     if changed:
-        raise refuse(run_id, f"not what it was: {', '.join(changed)}", remedy="Restore it, or run the experiment again.")
+        raise refuse(run_id, f"not what it was: {', '.join(changed)}", remedy="Restore it, or run it again.")
     job = dataclasses.replace(job, runs_dir=base, device=usable_device(device), eval_limit=limit or job.eval_limit)
     return folder, record, job
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import logging
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,7 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.schema import CONF, Schema
 
 failed: list[str] = []  # jobs of this process's sweep that failed: overrides and error
-GROUPS = tuple(sorted(p.name for p in CONF.iterdir() if p.is_dir()))
+TYPES = {
+    "Integer": "an integer",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "bool": "true or false",
+    "String": "a text",
+}
 
 
 def preflight(argv: list[str]) -> None:
@@ -34,7 +42,9 @@ def preflight(argv: list[str]) -> None:
     for cfg in compositions(args.overrides, multirun=args.multirun):
         from harness.job import job_from
 
+        logging.disable(logging.WARNING)  # the job itself will say them again
         job_from(cfg)
+        logging.disable(logging.NOTSET)
 
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
@@ -70,42 +80,42 @@ def one_line(error: Exception, overrides: list[str]) -> str:
     """Hydra's and OmegaConf's errors in the project's form."""
     from adapters._errors import problem  # imports torch, which only a message may cost
 
-    text = str(error)
+    text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return problem(
-            group or "config", "unknown option", got=option, expected=f"one of {', '.join(error.options or [])}"
-        )
-    unknown = re.search(
-        r"(?:Could not override|Could not append to config)\s+'([^']+)'|Key '([^']+)' (?:is )?not in", text
-    )
-    key = _full_key(text) or (next(g for g in unknown.groups() if g) if unknown else None)
-    got = next(
-        (o.split("=", 1)[1] for o in overrides if key and o.lstrip("+~").split("=", 1)[0] == key and "=" in o), None
-    )
-    shown = {} if got is None else {"got": got}
-    wrong_type = re.search(
-        r"of type '[^']*' could not be converted to (\w+)|Value '[^']*' \(?.*is not a valid|Cannot convert", text
-    )
+        options = f"one of {', '.join(error.options or [])}"
+        return problem(group or "config", "unknown option", got=option, expected=options)
+    named = re.search(r"Could not (?:override|append to config)\s+'([^']+)'|Key '([^']+)' (?:is )?not in", text)
+    full = re.search(r"full_key: (\S+)", text)
+    key = full[1] if full else (named[1] or named[2]) if named else None
+    by_key = {o.lstrip("+~").split("=", 1)[0]: o.split("=", 1)[1] for o in overrides if "=" in o}
+    shown = {"got": by_key[key]} if key in by_key else {}
+    wrong_type = re.search(r"could not be converted to (\w+)|is not a valid (\w+)|Cannot convert", text)
     if key and wrong_type:
-        return problem(key, "wrong type", **shown, expected=_type_of(key, wrong_type[1]))
-    if key and unknown:
-        known = [f.name for f in fields(Schema)]
-        near = difflib.get_close_matches(key.split(".")[-1], [*known, *GROUPS], n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"Keys are {', '.join(known)}."
+        return problem(
+            key, "wrong type", **shown, expected=TYPES.get(wrong_type[1] or wrong_type[2] or "", "another type")
+        )
+    if key and named:
+        known = _keys_beside(key, by_key)
+        near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"Keys there: {', '.join(known)}."
         return problem(key, "unknown key", **shown, remedy=remedy)
-    first = " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)
-    return problem("config", first.rstrip("."))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return problem("command line", lines[0].rstrip("."), remedy="Overrides look like key=value; see --help.")
 
 
-def _full_key(text: str) -> str | None:
-    found = re.search(r"full_key: (\S+)", text)
-    return found[1] if found else None
-
-
-def _type_of(key: str, kind: str | None) -> str:
-    names = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false", "String": "a text"}
-    return names.get(kind or "", kind or "another type")
+def _keys_beside(key: str, overrides: dict[str, str]) -> list[str]:
+    """The keys that a mistyped one stands among: of the schema, a nested part of it, or the chosen variant's YAML."""
+    parent = key.rpartition(".")[0]
+    if parent == "variant":
+        chosen = CONF / "variant" / f"{overrides.get('variant', 'antipasto_dplr')}.yaml"
+        return [k for k in yaml.safe_load(chosen.read_text()) if k not in ("name", "defaults_by_benchmark")]
+    schema: Any = Schema
+    for part in filter(None, parent.split(".")):
+        schema = get_type_hints(schema).get(part)
+        if not is_dataclass(schema):
+            return []
+    return [f.name for f in fields(schema)]
 
 
 def exit_by_failures() -> None:

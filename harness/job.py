@@ -106,7 +106,7 @@ def job_from(cfg: DictConfig) -> Job:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     except OmegaConfBaseException as error:
-        raise refuse("config", str(error).splitlines()[0]) from None
+        raise refuse(error.full_key or "config", str(error).splitlines()[0]) from None
     assert isinstance(plain, dict)
     c: dict[str, Any] = {str(k): v for k, v in plain.items()}
     variant, adapter, trained = _adapter(c)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +75,15 @@ def science(job: Job) -> dict[str, Any]:
         "model": model_identity(job.model, job.cache_dir),
         "model.dtype": job.model.dtype,
         "quantization": job.quantization,
-        "data.test": source_identity(job.test_source, job.cache_dir),
-        "data.questions": source_identity(job.question_source, job.cache_dir),
+        "data.test": source_identity(job.test_source, job.cache_dir, "data.test"),
+        "data.questions": source_identity(job.question_source, job.cache_dir, "data.questions"),
         "variant": job.variant,
         "scorer_version": SCORER_VERSION,
     }
     names = ["prompt", "valid_size", "eval_limit", "eval_batch_size", "max_new_tokens"]
     if job.trains:
         names += ["lr", "steps", "batch_size", "seed", "max_length", "weight_decay", "warmup", "clip"]
-        flat["data.train"] = source_identity(job.train_source, job.cache_dir)
+        flat["data.train"] = source_identity(job.train_source, job.cache_dir, "data.train")
         flat |= {f"adapter.{k}": v for k, v in config_fields(job.adapter).items()}
     return json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))  # tuples become lists, as in a record
 
@@ -109,20 +110,20 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     return "__".join([*parts, *([sha256(other)[:8]] if other else [])])
 
 
-def source_identity(source: Source, cache_dir: Path) -> str:
+def source_identity(source: Source, cache_dir: Path, where: str) -> str:
     """SHA-256 of a file's contents and column names, or hub id and revision."""
     columns = sha256(source.columns)[:8]
     if source.path is None:
         return f"hub:{source.hub}/{source.subset}/{source.split}@{source.revision} columns:{columns}"
     if source.path.startswith("generated:"):
-        return f"{source.path} sha256:{_generated_sha256(source.path, cache_dir)}"
+        return f"sha256:{_generated_sha256(source.path, cache_dir, where)} columns:{columns}"
     file = Path(source.path) if Path(source.path).exists() else ROOT / source.path
     if not file.is_file():
-        raise refuse("data", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
+        raise refuse(f"{where}.path", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
     return f"sha256:{file_sha256(file)} columns:{columns}"
 
 
-def _generated_sha256(path: str, cache_dir: Path) -> str:
+def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
     """Hash of the generated rows; remembered by the generator's own source, since making the rows takes a second."""
     sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
     key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
@@ -130,7 +131,7 @@ def _generated_sha256(path: str, cache_dir: Path) -> str:
     if not file.exists():
         from harness.data import _read_generated
 
-        digest = sha256(_read_generated(path.removeprefix("generated:"), "data"))
+        digest = sha256(_read_generated(path.removeprefix("generated:"), where))
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as temporary:
             temporary.write_text(digest)
@@ -194,8 +195,14 @@ def check_writable(runs_dir: Path) -> None:
     existing = runs_dir
     while not existing.exists():
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise refuse("runs_dir", "cannot be written", got=str(runs_dir), remedy="Give another: runs_dir=<folder>.")
+    try:
+        with tempfile.TemporaryFile(
+            dir=existing
+        ):  # for root, access rights say nothing about /proc or a read-only disk
+            pass
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        raise refuse("runs_dir", what, got=str(runs_dir), remedy="Give another: runs_dir=<folder>.") from None
 
 
 def begin(made: Plan, composed_yaml: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -99,7 +99,7 @@ class Schema:
     experiment: Any = None
     rank: int | None = None
     lora_rank: int | None = None
-    lr: Union[float, str, None] = None  # noqa: UP007 (OmegaConf wants this form)
+    lr: Any = None  # a number or `tuned`
     lr_scale: float = 1.0
     alpha: float | None = None
     targets: Any = None
