@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
@@ -43,30 +44,34 @@ def preflight(argv: list[str]) -> None:
         from harness.job import job_from
 
         logging.disable(logging.WARNING)  # the job itself will say them again
-        job_from(cfg)
-        logging.disable(logging.NOTSET)
+        try:
+            job_from(cfg)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
     """One composed config per job. Raises SystemExit with one line where Hydra would print several."""
+    lines = overrides
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        swept = [o for o in parsed if o.is_sweep_override()]
-        if swept and not multirun:
-            key = swept[0].key_or_group
-            got = str(swept[0].input_line).split("=", 1)[1]
-            from adapters._errors import problem
-
-            raise SystemExit(
-                problem(key, "several values", got=got, expected="one value", remedy="Add -m for a sweep.")
-            )
-        choices = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [""] for o in parsed]
         with initialize_config_dir(str(CONF), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()  # which options there are, for glob(*)
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+            swept = [o for o in parsed if o.is_sweep_override()]
+            if swept and not multirun:
+                key = swept[0].key_or_group
+                got = str(swept[0].input_line).split("=", 1)[1]
+                from adapters._errors import problem
+
+                raise SystemExit(
+                    problem(key, "several values", got=got, expected="one value", remedy="Add -m for a sweep.")
+                )
+            choices = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [""] for o in parsed]
             for values in itertools.product(*choices):
                 lines = [_rebuild(o, v) for o, v in zip(parsed, values, strict=True)]
                 yield compose("config", overrides=lines)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SystemExit(one_line(error, overrides)) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SystemExit(one_line(error, lines)) from None
 
 
 def _rebuild(override: Any, value: str) -> str:

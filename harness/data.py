@@ -78,6 +78,8 @@ def read_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> list[Ro
         place, raw = source.hub, _read_hub(source, where)
     else:
         raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+    if unmapped := [name for name in needed if name not in source.columns]:
+        raise refuse(f"{where}.columns", f"no column is given for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
     rows: list[Row] = []
     for number, row in enumerate(raw, start=1):
         rows.append(_checked_row(row, f"{place}:{number}", source.columns, needed))
@@ -118,7 +120,8 @@ def _read_local(path: str, where: str) -> list[Any]:
         try:
             return parquet.read_table(file).to_pylist()
         except (OSError, ValueError) as error:
-            raise refuse(f"{where}.path", f"not a parquet file ({error})", got=path) from None
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise refuse(f"{where}.path", f"not a parquet file ({reason})", got=path) from None
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -202,9 +205,13 @@ def remove_held_out(rows: list[Row], held_out: set[str]) -> list[Row]:
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
+def prompt_of(template: str, query: str) -> str:
+    return template.replace("{query}", query)  # str.format would trip over other braces, as in \\boxed{}
+
+
 def tokenize(rows: list[Row], template: str, tokenizer: Any) -> list[Example]:
-    """prompt + " " + response + EOS. Raises ValueError where the prompt's tokens are no prefix of the text's."""
-    prompts = [template.format(query=r["query"]) for r in rows]
+    """prompt + " " + response + EOS. Raises BadInput where the prompt's tokens are no prefix of the text's."""
+    prompts = [prompt_of(template, r["query"]) for r in rows]
     texts = [f"{p} {r['response'].strip()}" for p, r in zip(prompts, rows, strict=True)]
     if not rows:
         return []
@@ -212,7 +219,12 @@ def tokenize(rows: list[Row], template: str, tokenizer: Any) -> list[Example]:
     examples = []
     for text_ids, start in zip(tokenizer(texts)["input_ids"], prompt_ids, strict=True):
         if text_ids[: len(start)] != start:
-            raise ValueError("the prompt's tokens are no prefix of the training text's; change benchmark.prompt")
+            raise refuse(
+                "benchmark.prompt",
+                "its tokens are no prefix of the training text's",
+                got=template,
+                remedy="End it so that a response after a space begins a new token, as after a colon.",
+            )
         if text_ids[-1] != tokenizer.eos_token_id:
             text_ids = [*text_ids, tokenizer.eos_token_id]
         examples.append(Example(tuple(text_ids), len(start)))
@@ -237,6 +249,29 @@ def batches(examples: list[Example], *, steps: int, batch_size: int, seed: int) 
             ready = [head[k : k + batch_size] for k in range(0, window, batch_size)]
             rng.shuffle(ready)
         yield ready.pop()
+
+
+def calibration_batches(examples: list[Example], job: Job, pad: int) -> list[dict[str, Any]]:
+    """Training examples, with masks, for variants that read the second moments of their inputs; empty for the others.
+
+    The same examples for every seed, so that seeds share their bases.
+    """
+    import torch
+
+    chosen = random.Random("calibration").sample(examples, min(job.calibration_examples, len(examples)))
+    batches = []
+    for k in range(0, len(chosen), job.batch_size):
+        part = chosen[k : k + job.batch_size]
+        width = max(len(e.ids) for e in part)
+        ids = torch.tensor([[*e.ids, *[pad] * (width - len(e.ids))] for e in part], device=job.device)
+        mask = torch.tensor([[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in part], device=job.device)
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Any id will do, since padding is masked by position; models without a pad token use their EOS."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
 def sha256(value: Any) -> str:

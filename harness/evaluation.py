@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data import Question, questions_hash
+from harness.data import Question, pad_id, prompt_of, questions_hash
 from harness.generation import generate
 from harness.job import Job
 from harness.scoring import SCORER_VERSION, Score, answer_complete, score
@@ -47,12 +47,13 @@ def predict(
 
     tick is called with a progress text after every chunk, and with an empty one at every decoded token; it may raise.
     """
+    _mend(file)
     known = {p.index: p for p in read_predictions(file) if p.split == split}
     size = CHUNK * job.eval_batch_size
     eos = eos_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
+    pad = pad_id(tokenizer)
     # Chunks hold prompts of similar length; which prompt is in which chunk depends on the questions alone.
-    prompts = tokenizer([job.prompt.format(query=q.text) for q in questions])["input_ids"]
+    prompts = tokenizer([prompt_of(job.prompt, q.text) for q in questions])["input_ids"]
     order = sorted(range(len(questions)), key=lambda n: (-len(prompts[n]), n))
     start = time.perf_counter()
 
@@ -77,11 +78,19 @@ def predict(
         )
         texts = tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
         fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
-        with open(file, "a", encoding="utf-8") as out:  # one write per chunk: a kill leaves whole chunks
+        with open(file, "a", encoding="utf-8") as out:
             out.write("".join(json.dumps(vars(p), ensure_ascii=False) + "\n" for p in fresh))
         known |= {p.index: p for p in fresh}
         tick(f"{split} {len(known)}/{len(questions)} questions, {time.perf_counter() - start:.0f} s")
     return [known[n] for n in range(len(questions))]
+
+
+def _mend(file: Path) -> None:
+    """Removes a last line that a kill cut short, onto which the next one would be written."""
+    if file.exists():
+        whole = file.read_bytes()
+        if not whole.endswith(b"\n"):
+            file.write_bytes(whole[: whole.rfind(b"\n") + 1])
 
 
 def read_predictions(file: Path) -> list[Prediction]:

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 
-CHECK_EVERY = 8  # steps between looks at the texts: decoding each at every step would cost more than it saves
+CHECK_EVERY = 8  # tokens of a row between looks at its text: decoding at every one would cost more than it saves
 REFILL = 0.75  # share of busy rows below which waiting prompts are let in: a prefill for one row wastes a batch
 
 
@@ -67,12 +67,16 @@ class Batch:
             self.cache, self.mask, self.next = cache, mask, following
         self.rows += rows
 
-    def step(self) -> list[int]:
-        """Appends the pending token to every row, decodes one more, and returns the appended ones."""
-        appended: list[int] = self.next.tolist()
-        for row, token in zip(self.rows, appended, strict=True):
+    def step(self, eos: set[int], complete: Callable[[list[int]], bool]) -> None:
+        """Appends the pending token to every row that is not finished.
+
+        Whether a row is finished depends on its own tokens alone, so texts are the same in any batch.
+        """
+        for row, token in zip(self.rows, self.next.tolist(), strict=True):
+            if row.finished:  # in fixed batches it waits for the others
+                continue
             row.tokens.append(token)
-        return appended
+            row.finished = token in eos or (len(row.tokens) % CHECK_EVERY == 0 and complete(row.tokens))
 
     def advance(self) -> None:
         """Feeds the pending tokens and computes the next ones."""
@@ -124,16 +128,12 @@ def generate(
     waiting = sorted((Row(n, p) for n, p in enumerate(prompts)), key=lambda r: (-len(r.prompt), r.index))
     done: dict[int, Row] = {}
     batch = Batch(model, device, pad)
-    steps = 0
     while waiting or batch.rows:
         room = batch_size - len(batch.rows)
         if waiting and (not batch.rows or (compact and len(batch.rows) <= REFILL * batch_size)):
             batch.admit(waiting[:room])
             waiting = waiting[room:]
-        appended = batch.step()
-        steps += 1
-        for row, token in zip(batch.rows, appended, strict=True):
-            row.finished = row.finished or token in eos or (steps % CHECK_EVERY == 0 and complete(row.tokens))
+        batch.step(eos, complete)
         over = [r.finished or len(r.tokens) >= max_new_tokens for r in batch.rows]
         leave = over if compact else [all(over)] * len(over)
         done |= {r.index: r for r, out in zip(batch.rows, leave, strict=True) if out}
@@ -141,14 +141,12 @@ def generate(
             batch.drop([k for k, out in enumerate(leave) if not out])
         if batch.rows:
             batch.advance()
-    return [_trim(done[n], eos, max_new_tokens) for n in range(len(prompts))]
+    return [_without_eos(done[n], eos) for n in range(len(prompts))]
 
 
-def _trim(row: Row, eos: set[int], limit: int) -> Generated:
-    """Cuts at the first EOS: in fixed batches a finished row keeps decoding until all have."""
-    tokens = row.tokens[:limit]
-    ends = [k for k, t in enumerate(tokens) if t in eos]
-    return Generated(tokens[: ends[0]] if ends else tokens, row.finished)
+def _without_eos(row: Row, eos: set[int]) -> Generated:
+    ended = bool(row.tokens) and row.tokens[-1] in eos
+    return Generated(row.tokens[:-1] if ended else row.tokens, row.finished)
 
 
 def _left_pad(mask: Int[Tensor, "B t"], width: int) -> Int[Tensor, "B T"]:

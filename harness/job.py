@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import adapters as ad
-from adapters._contract import DTYPES, Config
+from adapters._contract import DTYPES, Calibration, Config
 from adapters._errors import NOTHING, problem
 from adapters._hooks import variant_has_sites
 from harness.schema import CONF, ROOT, Schema, register
@@ -54,6 +54,7 @@ class ModelSpec:
     revision: str | None
     gguf_file: str | None
     dtype: str
+    setup: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,11 @@ class Job:
     max_length: int
     prompt: str
     valid_size: int
+    forgetting_text: str
     weight_decay: float
     warmup: float
     clip: float
+    calibration_examples: int  # 0: the variant, as configured, reads none
     eval_limit: int | None
     eval_batch_size: int
     max_new_tokens: int
@@ -110,6 +113,10 @@ def job_from(cfg: DictConfig) -> Job:
     assert isinstance(plain, dict)
     c: dict[str, Any] = {str(k): v for k, v in plain.items()}
     variant, adapter, trained = _adapter(c)
+    if c["quantization"]["bits"] is not None and not ad.VARIANTS[variant].supports_quantized:
+        raise refuse(
+            "quantization", f"{variant} cannot train a quantized base", got=c["quantization"]["name"], expected="none"
+        )
     bench, train, evaluation = c["benchmark"], c["train"], c["eval"]
     lr, chosen = _learning_rate(c, variant, trained)
     steps = _int("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
@@ -118,7 +125,7 @@ def job_from(cfg: DictConfig) -> Job:
         raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
     eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
     new_tokens = bench["max_new_tokens"] if evaluation["max_new_tokens"] is None else evaluation["max_new_tokens"]
-    return Job(
+    job = Job(
         benchmark=bench["name"],
         model=ModelSpec(**c["model"]),
         quantization=c["quantization"]["name"],
@@ -135,9 +142,11 @@ def job_from(cfg: DictConfig) -> Job:
         max_length=_int("benchmark.max_length", bench["max_length"], lo=8),
         prompt=_prompt(bench["prompt"]),
         valid_size=_int("benchmark.valid_size", bench["valid_size"], lo=1),
+        forgetting_text=bench["forgetting_text"],
         weight_decay=_number("train.weight_decay", train["weight_decay"], lo=0),
         warmup=_number("train.warmup", train["warmup"], lo=0, hi=1),
         clip=_number("train.clip", train["clip"], above=0),
+        calibration_examples=_calibration(variant, adapter, train),
         eval_limit=_int("eval.limit", evaluation["limit"], lo=1, optional=True),
         eval_batch_size=_int("eval.batch_size", eval_batch, lo=1),
         max_new_tokens=_int("eval.max_new_tokens", new_tokens, lo=1),
@@ -153,6 +162,11 @@ def job_from(cfg: DictConfig) -> Job:
         dry_run=c["dry_run"],
         composed=c,
     )
+    if chosen != "tuned":
+        return job
+    from harness.tuning import with_tuned_lr  # reads records, which are named after jobs
+
+    return with_tuned_lr(job)
 
 
 def default_job(job: Job) -> Job:
@@ -213,6 +227,15 @@ def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
         raise BadInput(f"variant={name}: {error}") from None
 
 
+def _calibration(variant: str, adapter: Config, train: dict[str, Any]) -> int:
+    examples = _int("train.calibration_examples", train["calibration_examples"], lo=1)
+    need = ad.VARIANTS[variant].calibration(adapter)
+    if train["calibrate"] and need is Calibration.unused:
+        log.warning("train.calibrate=true is ignored: %s reads no calibration data", variant)
+    wanted = need is Calibration.required or (need is Calibration.optional and train["calibrate"])
+    return examples if wanted else 0
+
+
 def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) -> tuple[float | None, str]:
     kind = ad.VARIANTS[variant]
     scale = _number("lr_scale", c["lr_scale"], above=0)
@@ -220,6 +243,8 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
         if c["lr"] is not None:
             log.warning("lr=%s is ignored: %s trains nothing", c["lr"], variant)
         return None, "default"
+    if c["lr"] == "tuned":
+        return 1.0, "tuned"  # a placeholder: what the other settings are decides which runs are compared
     if c["lr"] is not None:
         return _number("lr", c["lr"], above=0) * scale, "given"
     if "lr" not in defaults:
@@ -238,7 +263,12 @@ def _int(where: str, value: Any, *, lo: int, optional: bool = False) -> Any:
 
 
 def _number(
-    where: str, value: Any, *, lo: float | None = None, above: float | None = None, hi: float | None = None
+    where: str,
+    value: Any,
+    *,
+    lo: int | float | None = None,
+    above: int | float | None = None,
+    hi: int | float | None = None,
 ) -> float:
     expected = "a finite number" + (f" >= {lo:g}" if lo is not None else "")
     expected += (f" > {above:g}" if above is not None else "") + (f" and <= {hi:g}" if hi is not None else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -20,6 +21,9 @@ def launch(cfg: DictConfig) -> None:
     from harness.job import job_from
     from harness.run import run
 
+    if not any(o.startswith("benchmark=") for o in HydraConfig.get().overrides.task):
+        reason = "a CUDA device is" if cfg.benchmark.name == "gsm8k" else "no CUDA device is"
+        print(f"benchmark={cfg.benchmark.name}, since {reason} present; benchmark=… chooses another", flush=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         run(job_from(cfg))
@@ -44,5 +48,6 @@ def quiet() -> None:
     import transformers
 
     huggingface_hub.utils.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

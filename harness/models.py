@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from adapters._contract import DTYPES
+from adapters._weights import forbid_cpu_packing
 from harness.job import Job, ModelSpec, refuse
 from harness.schema import ROOT
 
@@ -30,7 +31,10 @@ def place_of(spec: ModelSpec) -> str:
         return str(folder)
     looks_like_path = spec.id.startswith((".", "/", "~", "models/")) or spec.id.count("/") > 1
     if looks_like_path:
-        raise refuse("model.id", "no such folder", got=spec.id, expected="a Hugging Face folder or a hub id")
+        remedy = f"Run {spec.setup} first." if spec.setup else ""
+        raise refuse(
+            "model.id", "no such folder", got=spec.id, expected="a Hugging Face folder or a hub id", remedy=remedy
+        )
     return spec.id
 
 
@@ -53,6 +57,7 @@ def load_model(job: Job) -> nn.Module:
     model = _from_pretrained(AutoModelForCausalLM, job.model, options)
     if job.quantization == "none":
         model = model.to(job.device)
+    forbid_cpu_packing(model)  # before anybody's first grad-free forward
     return model.eval()
 
 

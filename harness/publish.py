@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from harness.job import refuse
+from harness.report import summary_lines
 from harness.runs import PUBLISHED, read_record
 from harness.schema import ROOT
 from harness.table import markdown, read_records, rows, with_table
@@ -23,12 +26,27 @@ def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
     found = read_records([published])
     frame = rows(found.records)
     table = markdown(frame, capabilities())
+    readme = with_example(with_table(README.read_text(), table), found.records)
     texts = {
-        README: with_table(README.read_text(), table),
+        README: readme,
         REPORTS / "results.csv": frame.to_csv(index=False),
         REPORTS / "results.md": f"# Results\n\nWritten by `python cost_report.py` from runs/published/.\n\n{table}\n",
     }
     return texts, found.skipped
+
+
+def with_example(readme: str, records: list[dict[str, Any]]) -> str:
+    """README text with the last lines of the run that the example's marker names, as that run printed them."""
+    match = re.search(r"(<!-- example:begin (\S+) .*?-->\n)(.*?)(<!-- example:end -->)", readme, re.DOTALL)
+    if match is None:
+        raise SystemExit("README.md: the example's markers are missing; expected <!-- example:begin <run id> … -->.")
+    record = next((r for r in records if r["run_id"] == match[2]), None)
+    if record is None:
+        text = "(this run is not published yet)\n"
+    else:
+        lines = [record["run_id"], *summary_lines(record, Path("runs") / record["run_id"])]
+        text = "\n" + "".join(f"    {line}\n" for line in lines) + "\n"
+    return readme[: match.start(3)] + text + readme[match.end(3) :]
 
 
 def capabilities() -> dict[str, dict[str, str]]:

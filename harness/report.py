@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from harness.schema import ROOT
+
 
 def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
@@ -31,6 +33,7 @@ def peak(memory: dict[str, dict[str, float]], phase: str) -> tuple[str, float] |
 
 def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
     """What a user wants to know when a run ends."""
+    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     if record["status"] != "done":
         return [
             f"  status      {record['status']}: {record.get('error', {}).get('message', '')}",
@@ -50,6 +53,7 @@ def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
         lines.append(
             f"  loss        {t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
         )
+    lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
     lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
     problems = unhealthy(record["health"])
     return lines + ([f"  WARNING     {'; '.join(problems)}"] if problems else [])

@@ -80,9 +80,19 @@ def science(job: Job) -> dict[str, Any]:
         "variant": job.variant,
         "scorer_version": SCORER_VERSION,
     }
-    names = ["prompt", "valid_size", "eval_limit", "eval_batch_size", "max_new_tokens"]
+    names = ["prompt", "valid_size", "forgetting_text", "eval_limit", "eval_batch_size", "max_new_tokens"]
     if job.trains:
-        names += ["lr", "steps", "batch_size", "seed", "max_length", "weight_decay", "warmup", "clip"]
+        names += [
+            "lr",
+            "steps",
+            "batch_size",
+            "seed",
+            "max_length",
+            "weight_decay",
+            "warmup",
+            "clip",
+            "calibration_examples",
+        ]
         flat["data.train"] = source_identity(job.train_source, job.cache_dir, "data.train")
         flat |= {f"adapter.{k}": v for k, v in config_fields(job.adapter).items()}
     return json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))  # tuples become lists, as in a record

@@ -30,6 +30,7 @@ class BenchmarkSchema:
     valid_size: int = MISSING  # questions held out of training
     eval_batch_size: int = MISSING
     max_new_tokens: int = MISSING
+    forgetting_text: str = MISSING  # pinned text, or `generated:pretraining`
 
 
 @dataclass
@@ -39,6 +40,7 @@ class ModelSchema:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str = MISSING  # of the base weights and activations
+    setup: str | None = None  # command that fetches or makes a local model
 
 
 @dataclass
@@ -78,6 +80,8 @@ class TrainSchema:
     micro_batch: int | None = None
     checkpoint_every: int = MISSING
     gradient_checkpointing: bool = False
+    calibrate: bool = False
+    calibration_examples: int = MISSING
     compile: bool = False
 
 

@@ -96,7 +96,6 @@ def train(
                 if (step + 1) % job.checkpoint_every == 0 or step + 1 == job.steps:
                     state.save(step + 1)
     except Interrupted:
-        state.flush()
         state.save(state.done)
         raise
     finally:
@@ -118,6 +117,7 @@ class Loop:
     def step(self, model: Any, step: int, batch: list[Example], pad: int) -> None:
         """One optimizer step; leaves loss and gradient norm on the device."""
         job = self.job
+        torch.manual_seed((job.seed * 1_000_003 + step) % 2**63)  # dropout, where a base has it: the same when resumed
         factor = learning_rate_factor(step, job.steps, job.warmup)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
@@ -167,7 +167,8 @@ class Loop:
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
     def save(self, step: int) -> None:
-        """Parameters and optimizer moments (safetensors) and the loop's numbers (JSON), in one atomic rename each."""
+        """Parameters, optimizer moments and the loop's numbers, in one file. Raises DivergedError instead of NaN."""
+        self.flush()  # the numbers must be those of all steps up to this one
         folder = self.folder / "checkpoint"
         folder.mkdir(exist_ok=True)
         tensors = {f"param.{n}": p.detach().cpu().contiguous() for n, p in self.params.items()}

@@ -1,0 +1,45 @@
+"""`lr=tuned`: the learning rate with the best validation accuracy among finished runs that differ in nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from statistics import mean
+from typing import Any
+
+from harness import runs
+from harness.job import Job, refuse
+
+FREE = ("lr", "seed")  # what the runs that are compared may differ in
+
+
+def with_tuned_lr(job: Job) -> Job:
+    """`job` with its lr chosen from the records under runs_dir and runs/published.
+
+    Validation only; the test set has no say. Ties go to the smaller lr; a diverged run counts as accuracy 0. Raises
+    BadInput when fewer than two learning rates have finished.
+    """
+    curve = lr_curve(job)
+    if len(curve) < 2:
+        remedy = f"Run a grid first: python train.py -m variant={job.variant} lr=1e-4,3e-4,1e-3 …"
+        got = sorted(curve)
+        raise refuse("lr", "tuned needs finished runs at two or more learning rates", got=got, remedy=remedy)
+    best = max(sorted(curve), key=lambda lr: curve[lr])
+    return dataclasses.replace(job, lr=best, lr_chosen="tuned")
+
+
+def lr_curve(job: Job) -> dict[float, float]:
+    """lr → mean validation accuracy over seeds, of finished runs with the job's science but for lr and seed."""
+    wanted = _fixed(runs.science(job))
+    found: dict[float, list[float]] = {}
+    for folder in (job.runs_dir, runs.PUBLISHED):
+        for path in sorted(folder.glob("*/result.json")):
+            record = runs.read_record(path.parent)
+            if record is None or record["status"] not in runs.FINAL or _fixed(record.get("science", {})) != wanted:
+                continue
+            accuracy = record["valid"]["accuracy"] if record["status"] == "done" else 0.0
+            found.setdefault(float(record["lr"]), []).append(accuracy)
+    return {lr: mean(values) for lr, values in found.items()}
+
+
+def _fixed(science: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in science.items() if k not in FREE}
