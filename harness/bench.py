@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REFERENCE = {"train": "LoRAConfig", "decode": "NoneConfig"}  # config classes whose times the ratios divide by
-PEFT_KINDS = {  # our config class → PEFT's, with the same rank and targets
+PEFT_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # our config class → PEFT's, with the same rank and targets
     "LoRAConfig": ("LoraConfig", {"r": 32}),
     "DoRAConfig": ("LoraConfig", {"r": 32, "use_dora": True}),
     "DeLoRAConfig": ("DeloraConfig", {"r": 32}),

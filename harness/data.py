@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.job import Job, Source, refuse
+from harness.bad_input import refuse
+from harness.job import Job, Source
 from harness.schema import ROOT
 from harness.scoring import reference_answer
 
@@ -110,7 +111,7 @@ def _checked_row(row: Any, place: str, columns: dict[str, str], needed: tuple[st
 
 def _read_local(path: str, where: str) -> list[Any]:
     if path.startswith("generated:"):
-        return _read_generated(path.removeprefix("generated:"), where)
+        return read_generated(path.removeprefix("generated:"), where)
     file = Path(path) if Path(path).is_absolute() or Path(path).exists() else ROOT / path
     if not file.is_file():
         raise refuse(f"{where}.path", "no such file", got=path, expected="a JSON, JSONL or parquet file")
@@ -142,7 +143,7 @@ def _parse_json(text: str, path: str, line: int) -> Any:
         ) from None
 
 
-def _read_generated(split: str, where: str) -> list[Any]:
+def read_generated(split: str, where: str) -> list[Any]:
     from harness.tiny import problems
 
     splits = {"train": problems.train_rows, "questions": problems.question_rows, "test": problems.test_rows}

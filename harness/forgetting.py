@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.job import refuse
+from harness.bad_input import refuse
 from harness.loss import label_loss_sum
 from harness.schema import ROOT
 

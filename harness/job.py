@@ -19,20 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 import adapters as ad
 from adapters._contract import DTYPES, Calibration, Config
-from adapters._errors import NOTHING, problem
 from adapters._hooks import variant_has_sites
+from harness.bad_input import BadInput, integer, number, refuse
 from harness.schema import CONF, ROOT, Schema, register
 
 log = logging.getLogger("harness")
 AXES = ("r", "lora_rank")  # adapter fields with a place of their own in the run id
-
-
-class BadInput(SystemExit):
-    """Bad input: ends the process with one line and a non-zero exit code, before anything is trained."""
-
-
-def refuse(where: str, what: str, *, got: object = NOTHING, expected: str = "", remedy: str = "") -> BadInput:
-    return BadInput(problem(where, what, got=got, expected=expected, remedy=remedy))
 
 
 @dataclass(frozen=True)
@@ -119,13 +111,13 @@ def job_from(cfg: DictConfig) -> Job:
         )
     bench, train, evaluation = c["benchmark"], c["train"], c["eval"]
     lr, chosen = _learning_rate(c, variant, trained)
-    steps = _int("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
-    batch = _int("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
+    steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
+    batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
     if c["model"]["dtype"] not in DTYPES:
         raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
     eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
     new_tokens = bench["max_new_tokens"] if evaluation["max_new_tokens"] is None else evaluation["max_new_tokens"]
-    job = Job(
+    return Job(
         benchmark=bench["name"],
         model=ModelSpec(**c["model"]),
         quantization=c["quantization"]["name"],
@@ -138,35 +130,30 @@ def job_from(cfg: DictConfig) -> Job:
         lr_chosen=chosen,
         steps=steps if lr is not None else 0,
         batch_size=batch,
-        seed=_int("seed", c["seed"], lo=0),
-        max_length=_int("benchmark.max_length", bench["max_length"], lo=8),
+        seed=integer("seed", c["seed"], lo=0),
+        max_length=integer("benchmark.max_length", bench["max_length"], lo=8),
         prompt=_prompt(bench["prompt"]),
-        valid_size=_int("benchmark.valid_size", bench["valid_size"], lo=1),
+        valid_size=integer("benchmark.valid_size", bench["valid_size"], lo=1),
         forgetting_text=bench["forgetting_text"],
-        weight_decay=_number("train.weight_decay", train["weight_decay"], lo=0),
-        warmup=_number("train.warmup", train["warmup"], lo=0, hi=1),
-        clip=_number("train.clip", train["clip"], above=0),
+        weight_decay=number("train.weight_decay", train["weight_decay"], lo=0),
+        warmup=number("train.warmup", train["warmup"], lo=0, hi=1),
+        clip=number("train.clip", train["clip"], above=0),
         calibration_examples=_calibration(variant, adapter, train),
-        eval_limit=_int("eval.limit", evaluation["limit"], lo=1, optional=True),
-        eval_batch_size=_int("eval.batch_size", eval_batch, lo=1),
-        max_new_tokens=_int("eval.max_new_tokens", new_tokens, lo=1),
-        micro_batch=_int("train.micro_batch", train["micro_batch"], lo=1, optional=True),
-        checkpoint_every=_int("train.checkpoint_every", train["checkpoint_every"], lo=1),
+        eval_limit=integer("eval.limit", evaluation["limit"], lo=1, optional=True),
+        eval_batch_size=integer("eval.batch_size", eval_batch, lo=1),
+        max_new_tokens=integer("eval.max_new_tokens", new_tokens, lo=1),
+        micro_batch=integer("train.micro_batch", train["micro_batch"], lo=1, optional=True),
+        checkpoint_every=integer("train.checkpoint_every", train["checkpoint_every"], lo=1),
         gradient_checkpointing=train["gradient_checkpointing"],
         compile=train["compile"],
         device=usable_device(c["device"]),
-        threads=_int("threads", c["threads"], lo=1, optional=True),
+        threads=integer("threads", c["threads"], lo=1, optional=True),
         runs_dir=_under_root(c["runs_dir"]),
         cache_dir=_under_root(c["cache_dir"]),
         force=c["force"],
         dry_run=c["dry_run"],
         composed=c,
     )
-    if chosen != "tuned":
-        return job
-    from harness.tuning import with_tuned_lr  # reads records, which are named after jobs
-
-    return with_tuned_lr(job)
 
 
 def default_job(job: Job) -> Job:
@@ -219,7 +206,7 @@ def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
             log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
             continue
         if key in ("rank", "lora_rank"):
-            _int(key, value, lo=1)
+            integer(key, value, lo=1)
         fields[field] = value
     try:
         return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
@@ -228,7 +215,7 @@ def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
 
 
 def _calibration(variant: str, adapter: Config, train: dict[str, Any]) -> int:
-    examples = _int("train.calibration_examples", train["calibration_examples"], lo=1)
+    examples = integer("train.calibration_examples", train["calibration_examples"], lo=1)
     need = ad.VARIANTS[variant].calibration(adapter)
     if train["calibrate"] and need is Calibration.unused:
         log.warning("train.calibrate=true is ignored: %s reads no calibration data", variant)
@@ -238,45 +225,19 @@ def _calibration(variant: str, adapter: Config, train: dict[str, Any]) -> int:
 
 def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) -> tuple[float | None, str]:
     kind = ad.VARIANTS[variant]
-    scale = _number("lr_scale", c["lr_scale"], above=0)
+    scale = number("lr_scale", c["lr_scale"], above=0)
     if not kind.trains_base and not variant_has_sites(kind):
         if c["lr"] is not None:
             log.warning("lr=%s is ignored: %s trains nothing", c["lr"], variant)
         return None, "default"
     if c["lr"] == "tuned":
-        return 1.0, "tuned"  # a placeholder: what the other settings are decides which runs are compared
+        return math.nan, "tuned"  # chosen by harness/tuning.py, once all other settings are known
     if c["lr"] is not None:
-        return _number("lr", c["lr"], above=0) * scale, "given"
+        return number("lr", c["lr"], above=0) * scale, "given"
     if "lr" not in defaults:
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
-    return _number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
-
-
-def _int(where: str, value: Any, *, lo: int, optional: bool = False) -> Any:
-    if value is None and optional:
-        return None
-    if type(value) is not int or value < lo:
-        expected = f"an integer >= {lo}" + (", or null" if optional else "")
-        raise refuse(where, "out of range", got=value, expected=expected)
-    return value
-
-
-def _number(
-    where: str,
-    value: Any,
-    *,
-    lo: int | float | None = None,
-    above: int | float | None = None,
-    hi: int | float | None = None,
-) -> float:
-    expected = "a finite number" + (f" >= {lo:g}" if lo is not None else "")
-    expected += (f" > {above:g}" if above is not None else "") + (f" and <= {hi:g}" if hi is not None else "")
-    number = type(value) in (int, float) and math.isfinite(value)
-    outside = (lo is not None and value < lo) or (above is not None and value <= above) if number else True
-    if outside or (hi is not None and value > hi):
-        raise refuse(where, "out of range", got=value, expected=expected)
-    return float(value)
+    return number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
 
 
 def _prompt(template: str) -> str:

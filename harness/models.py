@@ -11,7 +11,8 @@ from torch import nn
 
 from adapters._contract import DTYPES
 from adapters._weights import forbid_cpu_packing
-from harness.job import Job, ModelSpec, refuse
+from harness.bad_input import refuse
+from harness.job import Job, ModelSpec
 from harness.schema import ROOT
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.job import refuse
+from harness.bad_input import refuse
 from harness.report import summary_lines
 from harness.runs import PUBLISHED, read_record
 from harness.schema import ROOT

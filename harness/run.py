@@ -12,22 +12,26 @@ from omegaconf import OmegaConf
 
 import adapters as ad
 from harness import cost, evaluation, runs
+from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
 from harness.health import Health
 from harness.interrupt import Interrupted, Interruptible
-from harness.job import Job, refuse
+from harness.job import Job
 from harness.loss import label_loss_sum
 from harness.models import load_model, load_tokenizer
 from harness.provenance import provenance
 from harness.report import summary_lines
 from harness.training import DivergedError, TrainResult, collate, train
+from harness.tuning import with_tuned_lr
 
 
 def run(job: Job) -> dict[str, Any]:
     """Does what is missing of one job and returns its record. Raises BadInput before anything is trained."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
+    if job.lr_chosen == "tuned":
+        job = with_tuned_lr(job)
     runs.check_writable(job.runs_dir)
     made = runs.plan(job)
     if made.action == "refuse":

@@ -18,8 +18,9 @@ from filelock import FileLock
 import adapters
 from adapters._bases import atomic_file
 from adapters._checkpoint import config_fields
+from harness.bad_input import refuse
 from harness.data import sha256
-from harness.job import AXES, Job, ModelSpec, Source, default_job, refuse
+from harness.job import AXES, Job, ModelSpec, Source, default_job
 from harness.models import local_folder
 from harness.schema import ROOT
 from harness.scoring import SCORER_VERSION
@@ -139,9 +140,9 @@ def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
     key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
     file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
     if not file.exists():
-        from harness.data import _read_generated
+        from harness.data import read_generated
 
-        digest = sha256(_read_generated(path.removeprefix("generated:"), where))
+        digest = sha256(read_generated(path.removeprefix("generated:"), where))
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as temporary:
             temporary.write_text(digest)

@@ -7,7 +7,8 @@ from statistics import mean
 from typing import Any
 
 from harness import runs
-from harness.job import Job, refuse
+from harness.bad_input import refuse
+from harness.job import Job
 
 FREE = ("lr", "seed")  # what the runs that are compared may differ in
 

@@ -1,0 +1,44 @@
+"""Refusals: one line in the project's form (adapters/_errors.py) and a non-zero exit, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from adapters._errors import NOTHING, problem
+
+
+class BadInput(SystemExit):
+    """Bad input: ends the process with one line and a non-zero exit code, before anything is trained."""
+
+
+def refuse(where: str, what: str, *, got: object = NOTHING, expected: str = "", remedy: str = "") -> BadInput:
+    return BadInput(problem(where, what, got=got, expected=expected, remedy=remedy))
+
+
+def integer(where: str, value: Any, *, lo: int, optional: bool = False) -> Any:
+    """`value`, an int >= lo. Raises BadInput."""
+    if value is None and optional:
+        return None
+    if type(value) is not int or value < lo:
+        expected = f"an integer >= {lo}" + (", or null" if optional else "")
+        raise refuse(where, "out of range", got=value, expected=expected)
+    return value
+
+
+def number(
+    where: str,
+    value: Any,
+    *,
+    lo: int | float | None = None,
+    above: int | float | None = None,
+    hi: int | float | None = None,
+) -> float:
+    """`value` as a finite float inside the bounds. Raises BadInput."""
+    expected = "a finite number" + (f" >= {lo:g}" if lo is not None else "")
+    expected += (f" > {above:g}" if above is not None else "") + (f" and <= {hi:g}" if hi is not None else "")
+    is_number = type(value) in (int, float) and math.isfinite(value)
+    outside = (lo is not None and value < lo) or (above is not None and value <= above) if is_number else True
+    if outside or (hi is not None and value > hi):
+        raise refuse(where, "out of range", got=value, expected=expected)
+    return float(value)
