@@ -19,6 +19,7 @@ from adapters._hooks import (
     parameter_count,
     parameter_groups,
 )
+from adapters._peft import export_peft, import_peft
 
 globals().update({variant.Config.__name__: variant.Config for variant in VARIANTS.values()})
 
@@ -29,6 +30,8 @@ __all__ = [
     "attach",
     "attachment",
     "detach",
+    "export_peft",
+    "import_peft",
     "load",
     "parameter_count",
     "parameter_groups",

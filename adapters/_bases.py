@@ -47,14 +47,20 @@ def svd(W: Float[Tensor, "o i"]) -> tuple[Float[Tensor, "o m"], Float[Tensor, " 
     tall = W.shape[0] > W.shape[1]
     A = W if tall else W.T  # (n, m) with m = min(o, i)
     with _one_thread(W.device):
-        eigenvalues, V = torch.linalg.eigh(A.T @ A)  # ascending
-        S, V = eigenvalues.flip(0).clamp_min(0).sqrt(), V.flip(1)
-        V = V * _signs(V)
-        AV = A @ V
+        eigenvalues, V = eigenvectors(A.T @ A)
+        S, AV = eigenvalues.sqrt(), A @ V
     # Below this, S is rounding noise of the Gram matrix, and AV/S would not be a unit vector.
     noise = 1e-7 * S[0].clamp_min(torch.finfo(S.dtype).tiny)
     other = torch.where(noise < S, AV / S.clamp_min(noise), torch.zeros_like(AV))
     return (other, S, V.T.contiguous()) if tall else (V, S, other.T.contiguous())
+
+
+def eigenvectors(C: Float[Tensor, "n n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n n"]]:
+    """Eigenvalues (n,) ≥ 0, descending, and eigenvectors as columns (n, n) of a semidefinite C; signs fixed."""
+    with _one_thread(C.device):
+        values, V = torch.linalg.eigh(C.detach().to(torch.float64))  # ascending
+        V = V.flip(1)
+        return values.flip(0).clamp_min(0), V * _signs(V)
 
 
 def _signs(V: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
@@ -77,6 +83,33 @@ def top_r(
         strength = S * ((Vh @ C) * Vh).sum(1).clamp_min(0).sqrt()
     index = strength.argsort(descending=True, stable=True)[:r]
     return U[:, index], S[index], Vh[index], index
+
+
+def selected(W: Float[Tensor, "o i"], r: int, moment: Float[Tensor, "i i"] | None) -> dict[str, Tensor]:
+    """`top_r` as basis tensors; with C also `basis_index` (r,), which a checkpoint stores."""
+    U, S, Vh, index = top_r(W, r, moment)
+    basis = {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
+    return basis if moment is None else basis | {"basis_index": index}
+
+
+def selected_again(W: Float[Tensor, "o i"], stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`selected`, from the weight and the stored `basis_index`; or what is stored, when that is the whole basis."""
+    if "basis_U" in stored:
+        return stored
+    U, S, Vh = svd(W)
+    index = stored["basis_index"].to(U.device)
+    return {"basis_U": U[:, index], "basis_S": S[index], "basis_Vh": Vh[index], "basis_index": index}
+
+
+def oriented(W: Float[Tensor, "o i"], r: int, C: Float[Tensor, "i i"], eps: float) -> dict[str, Tensor]:
+    """U, S and Vh·C^-½ (top r) of SVD(W·C^½), C's eigenvalues raised by eps: directions without input are damped, so
+    that U·diag(S)·(Vh·C^-½) = W at full rank whatever the rank of C.
+    """
+    values, Q = eigenvectors(C)
+    root = (values + eps).sqrt()  # (i,)
+    with _one_thread(W.device):
+        U, S, Vh = svd(W.to(Q) @ ((Q * root) @ Q.T))
+        return {"basis_U": U[:, :r], "basis_S": S[:r], "basis_Vh": Vh[:r] @ ((Q / root) @ Q.T)}
 
 
 class BasisCache:

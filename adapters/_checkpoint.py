@@ -1,82 +1,102 @@
-"""Checkpoint format v1: trainable tensors in a safetensors file, with what is needed to refuse a wrong base model.
+"""Saving and loading: the trainable tensors, with what is needed to refuse a wrong base model (see `_format`).
 
-Metadata (safetensors keeps strings only; the last two are JSON):
-    format, format_version   "adapters", "1"
-    variant, base_model      variant's name; the model's own id, for people
-    tensors_sha256           over names, dtypes, shapes and bytes of all tensors in the file
-    config                   the Config's fields
-    layers                   per adapted layer: weight_sha256 of the dense base weight's values; dtype of its basis;
-                             norm ‖ΔW‖ and probes, 16 seeded bilinear forms aᵀΔWb in fp64
-
-A basis that comes from the weight alone is not stored but computed again, and the *function* is checked by the probes:
-they agree for any sign or rotation of the basis that leaves ΔW the same, and differ for any other.
+What of a basis comes from calibration data is stored (`Variant.stored_basis`). The rest comes from the weight: it is
+computed again, and the *function* is checked by the probes. They agree for any sign or rotation of the basis that
+leaves ΔW the same, and differ for any other.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
+import re
 from enum import Enum
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters._bases import atomic_file
-from adapters._contract import Calibration, Config, Variant
+from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
-from adapters._hooks import VARIANTS, Attachment, attach, attachment, detach, layer_config, variant_has_sites
-from adapters._targets import select_targets
+from adapters._format import (
+    COMMON,
+    FORMAT,
+    PROBES,
+    VERSION,
+    Checkpoint,
+    Path_,
+    harmless,
+    read_checkpoint,
+    tensors_sha256,
+    write_tensors,
+)
+from adapters._hooks import Attachment, Restored, attach, attachment, detach, layer_config, variant_has_sites
+from adapters._targets import PRESETS, select_targets
 from adapters._weights import dense_weight, layer_shape, values_sha256
 
 log = logging.getLogger("adapters")
-FORMAT, VERSION = "adapters", "1"
-PROBES, PROBE_SEED, PROBE_TOLERANCE = 16, 2026, 1e-5
-Path_ = str | os.PathLike[str]
+PROBE_SEED, PROBE_TOLERANCE = 2026, 1e-5
+Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]  # tensor's name → shape, dtype
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
 def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
     """Writes the attached adapter to `path` (safetensors, format v1), atomically; returns the file's size in bytes.
 
-    basis=True also stores the frozen bases, so that loading computes none. Raises AdapterError when nothing is attached
-    or a tensor is not finite.
+    It is the adapter as it is now, `coeff` included. basis=True also stores the frozen bases, so that loading computes
+    none. Raises AdapterError when nothing is attached, a tensor or ΔW is not finite, or the file cannot be written.
     """
     handle = attachment(model)
-    tensors = {n: p.detach().cpu().contiguous() for n, p in handle.trainable().items()}
+    cfg = present_config(handle)
+    kind = None if handle.variant.trains_base else DTYPES[cfg.dtype]  # casts nothing but tensors of unequal dtypes
+    tensors = {n: p.detach().to("cpu", kind).contiguous() for n, p in handle.trainable().items()}
     bad = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
     if bad:
         raise AdapterError(problem("save", f"NaN or Inf in {bad[0]}", remedy="Train again with a smaller lr."))
-    if basis or stores_basis(handle.variant, handle.cfg):
-        for name, site in handle.sites.items():
-            tensors |= {f"{name}.{k}": t.detach().cpu() for k, t in basis_of(site).items()}
+    whole = True
+    for name, site in handle.sites.items():
+        needed = site.stored_basis(site.cfg, handle.calibration_sha256 is not None, site.o, site.i).keys()
+        frozen = basis_of(site)
+        tensors |= {f"{name}.{k}": t.detach().cpu() for k, t in frozen.items() if basis or k in needed}
+        whole = whole and (basis or needed >= frozen.keys())
     metadata = {
         "format": FORMAT,
         "format_version": VERSION,
         "variant": handle.variant.name,
         "base_model": str(getattr(getattr(model, "config", None), "_name_or_path", "")),
         "tensors_sha256": tensors_sha256(tensors),
-        "config": json.dumps(config_fields(handle.cfg)),
-        "layers": json.dumps({n: _layer_record(site) for n, site in handle.sites.items()}, separators=(",", ":")),
+        "whole_basis": json.dumps(whole),
+        "config": json.dumps(config_fields(cfg)),
+        "layers": json.dumps({n: _layer_record(handle, n, s) for n, s in handle.sites.items()}, separators=(",", ":")),
     }
-    return _write(Path(path), tensors, metadata)
+    if handle.calibration_sha256 is not None:
+        metadata["calibration_sha256"] = handle.calibration_sha256
+    return write_tensors(Path(path), tensors, metadata)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> int:
-    with atomic_file(path) as temporary:  # a kill leaves the old file or the new one
-        save_file(tensors, temporary, metadata=metadata)
-    return path.stat().st_size
+def present_config(handle: Attachment) -> Any:
+    """The config with what may have changed since `attach`: coeff, and the dtype after a `model.to(...)`.
+
+    Regexes that could take long on a module's name, which no reader accepts, are replaced by the names they matched.
+    """
+    cfg, changes = handle.cfg, dict[str, Any]()
+    if handle.sites:
+        kinds = [p.dtype for p in handle.trainable().values()]
+        changes["dtype"] = str(reduce(torch.promote_types, kinds)).removeprefix("torch.")
+        if "coeff" in {f.name for f in dataclasses.fields(cfg)}:
+            changes["coeff"] = handle.coeff
+        patterns = (cfg.targets,) if isinstance(cfg.targets, str) else cfg.targets
+        if not all(p in PRESETS or harmless(p) for p in patterns):
+            changes["targets"] = exact_names(handle.sites)
+    return dataclasses.replace(cfg, **changes)
 
 
-def stores_basis(variant: type[Variant], cfg: Config) -> bool:
-    """Whether the basis depends on calibration data, and so cannot be computed again from the weight alone."""
-    return variant.calibration(cfg) is Calibration.required
+def exact_names(names: Any) -> tuple[str, ...]:
+    """Regexes that match these module names and no others."""
+    return tuple(f"^{re.escape(n)}$" for n in names)
 
 
 def basis_of(site: Variant) -> dict[str, Tensor]:
@@ -89,25 +109,24 @@ def config_fields(cfg: Config) -> dict[str, Any]:
     return {k: v.value if isinstance(v, Enum) else v for k, v in dataclasses.asdict(cfg).items()}
 
 
-def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        t = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
-        digest.update(t.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _layer_record(site: Variant) -> dict[str, Any]:
+def _layer_record(handle: Attachment, name: str, site: Variant) -> dict[str, Any]:
     weight = dense_weight(site.layer)
     probes, norm = bilinear_probes(site, weight)
-    dtypes = {str(t.dtype).removeprefix("torch.") for t in basis_of(site).values() if t.dim() > 1}
+    if not probes.isfinite().all():
+        raise AdapterError(problem("save", f"layer {name} computes NaN or Inf", remedy="Train again, smaller lr."))
+    usual = config_fields(layer_config(handle.cfg, site.o, site.i))
+    own = {k: v for k, v in config_fields(site.cfg).items() if v != usual[k] and k not in COMMON}
     return {
         "weight_sha256": values_sha256(weight),
-        "dtype": min(dtypes, default=None),
+        "dtype": _basis_dtype(site),
         "norm": float(f"{norm:.9g}"),
         "probes": [float(f"{t:.9g}") for t in probes.tolist()],
-    }
+    } | ({"config": own} if own else {})
+
+
+def _basis_dtype(site: Variant) -> str | None:
+    kinds = {str(t.dtype).removeprefix("torch.") for t in basis_of(site).values() if t.dim() > 1}
+    return min(kinds, default=None)
 
 
 @torch.no_grad()
@@ -127,23 +146,14 @@ def bilinear_probes(site: Variant, weight: Tensor) -> tuple[Tensor, float]:
     W = weight.to(torch.float64)
     x = site.forward_input(b) if site.changes_input() else b
     y = x @ W.T
-    y = site.forward(x, y) if type(site).forward is not Variant.forward else y
+    if type(site).forward is not Variant.forward:
+        y = site.forward(x, y) - site.forward(0 * x[:1], 0 * y[:1])  # less what comes of the bias, which is no part of ΔW
+    site.drop_cache()  # of fp64 values, which no forward pass will ask for
     t = (a * (y - b @ W.T)).sum(1)
     return t, float(t.square().mean().sqrt())
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A file's contents, checked for everything that can be checked without a model."""
-
-    variant: type[Variant]
-    cfg: Config
-    tensors: dict[str, Tensor]
-    layers: dict[str, dict[str, Any]]
-    base_model: str
-
-
 def load(model: nn.Module, path: Path_, *, strict: bool = True, cache_dir: Path_ | None = None) -> Attachment:
     """Attaches the adapter in `path` to `model`, after checking the file and that the base weights are the same.
 
@@ -152,145 +162,126 @@ def load(model: nn.Module, path: Path_, *, strict: bool = True, cache_dir: Path_
     """
     file = read_checkpoint(path)
     where = str(path)
+    restored = Restored({}, {}, file.calibration_sha256)
+    changed: list[str] = []
     if not variant_has_sites(file.variant):
-        bases: dict[str, dict[str, Tensor]] = {}
-        expected = {n: tuple(p.shape) for n, p in model.named_parameters()} if file.variant.trains_base else {}
-        _check_tensors(where, file.tensors, expected)
+        named = model.named_parameters() if file.variant.trains_base else ()
+        _check_tensors(where, file.tensors, {n: (tuple(p.shape), p.dtype) for n, p in named})
     else:
         layers = select_targets(model, file.cfg)
-        bases = _check_layers(where, file, layers, strict)
-    given = bases or None
-    handle = attach(model, file.cfg, seed=0, cache_dir=cache_dir, _bases=given if given is not None else {})
+        restored = _check_layers(where, file, layers)
+        changed = _check_weights(where, file, layers, strict)
+    try:
+        handle = attach(model, file.cfg, seed=0, cache_dir=cache_dir, _restored=restored)
+    except (RuntimeError, LookupError) as error:  # of `restore`, whose tensors only the variant can judge
+        raise AdapterError(problem(where, f"the stored basis does not fit this model ({error})")) from None
     try:
         with torch.no_grad():
             for name, p in handle.trainable().items():
                 p.copy_(file.tensors[name])
-        for site in handle.sites.values():
+        for name, site in handle.sites.items():
             site.drop_cache()
-        if strict:
-            _check_function(where, file, handle)
+            _check_function(where, file, name, site, name in changed)
+            if file.whole_basis and basis_of(site).keys() != restored.bases.get(name, {}).keys():
+                raise AdapterError(problem(where, f"layer {name} does not hold its whole basis, as the file says"))
     except BaseException:
         detach(model)
         raise
     return handle
 
 
-def read_checkpoint(path: Path_) -> Checkpoint:
-    """Reads and checks a file without a model. Raises AdapterError for anything that is not a sound v1 checkpoint."""
-    where = str(path)
-    try:
-        with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-            tensors = {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise AdapterError(problem(where, "no such file")) from None
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise AdapterError(problem(where, f"not a readable safetensors file ({error})")) from None
-    if metadata.get("format") != FORMAT:
-        raise AdapterError(
-            problem(
-                where, "not an adapter checkpoint of this library", got=metadata.get("format"), expected=repr(FORMAT)
-            )
-        )
-    if metadata.get("format_version") != VERSION:
-        got = metadata.get("format_version")
-        raise AdapterError(
-            problem(where, "unknown format version", got=got, expected=repr(VERSION), remedy="Update the library.")
-        )
-    variant = VARIANTS.get(metadata.get("variant", ""))
-    if variant is None:
-        raise AdapterError(problem(where, "unknown variant", got=metadata.get("variant"), expected=", ".join(VARIANTS)))
-    try:
-        cfg = variant.Config(**json.loads(metadata["config"]))
-        layers = json.loads(metadata["layers"])
-        _check_schema(layers)
-    except (KeyError, TypeError, ValueError, AdapterError) as error:
-        raise AdapterError(problem(where, f"broken metadata ({error})")) from None
-    if tensors_sha256(tensors) != metadata.get("tensors_sha256"):
-        raise AdapterError(
-            problem(
-                where,
-                "the tensors' bytes do not match their recorded SHA-256",
-                remedy="The file was changed or damaged; save it again.",
-            )
-        )
-    return Checkpoint(variant, cfg, tensors, layers, metadata.get("base_model", ""))
-
-
-def _check_schema(layers: Any) -> None:
-    for name, record in layers.items():
-        numbers = [record["norm"], *record["probes"]]
-        sound = isinstance(record["weight_sha256"], str) and len(record["probes"]) == PROBES
-        if not sound or not all(isinstance(t, (int, float)) for t in numbers):
-            raise ValueError(f"layer {name}")
-
-
-def _check_tensors(where: str, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
+def _check_tensors(where: str, tensors: dict[str, Tensor], expected: Expected) -> None:
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
         what = f"missing tensor {missing[0]}" if missing else f"unknown tensor {unknown[0]}"
         raise AdapterError(problem(where, what, remedy="Load it on the model it was trained on."))
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise AdapterError(
-                problem(where, f"wrong shape of {name}", got=tuple(tensors[name].shape), expected=str(shape))
-            )
-        if not tensors[name].is_floating_point() or not torch.isfinite(tensors[name]).all():
-            raise AdapterError(problem(where, f"NaN, Inf or no floating-point numbers in {name}"))
+    for name, (shape, dtype) in expected.items():
+        given = tensors[name]
+        for what, got, right in (("shape", tuple(given.shape), shape), ("dtype", given.dtype, dtype)):
+            if got != right:
+                raise AdapterError(problem(where, f"wrong {what} of {name}", got=got, expected=str(right)))
+        if not torch.isfinite(given).all():
+            raise AdapterError(problem(where, f"NaN or Inf in {name}"))
 
 
-def _check_layers(
-    where: str, file: Checkpoint, layers: dict[str, nn.Linear], strict: bool
-) -> dict[str, dict[str, Tensor]]:
-    """Names, shapes and base weights; returns the stored bases (empty when they are to be computed)."""
+def _check_layers(where: str, file: Checkpoint, layers: dict[str, nn.Linear]) -> Restored:
+    """Names, shapes, dtypes and numbers; returns each layer's config and stored basis tensors."""
     if set(file.layers) != set(layers):
         odd = sorted(set(file.layers) ^ set(layers))[0]
-        raise AdapterError(
-            problem(
-                where,
-                f"layer {odd} is not in both the file and the model",
-                remedy="Load it on the model it was trained on.",
-            )
-        )
-    stored = {n: t for n, t in file.tensors.items() if n.rsplit(".", 1)[-1].startswith("basis_")}
-    expected: dict[str, tuple[int, ...]] = {}
+        what = f"layer {odd} is not in both the file and the model"
+        raise AdapterError(problem(where, what, remedy="Load it on the model it was trained on."))
+    trained: dict[str, Tensor] = {}
+    bases: dict[str, dict[str, Tensor]] = {}
+    has_basis = file.variant.basis is not Variant.basis
+    for name, tensor in file.tensors.items():
+        layer_name, _, key = name.rpartition(".")
+        if not (has_basis and key.startswith("basis_") and layer_name in layers):
+            trained[name] = tensor
+            continue
+        bases.setdefault(layer_name, {})[key] = tensor
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(problem(where, f"NaN or Inf in {name}"))
+    cfgs: dict[str, Any] = {}
+    expected: Expected = {}
+    everywhere = {k for basis in bases.values() for k in basis} if file.whole_basis else set()
     for name, layer in layers.items():
         o, i = layer_shape(layer)
-        shapes = file.variant.shapes(layer_config(file.cfg, o, i), o, i)
-        expected |= {f"{name}.{k}": s for k, s in shapes.items()}
-    _check_tensors(where, {n: t for n, t in file.tensors.items() if n not in stored}, expected)
-    changed = [
-        n for n, layer in layers.items() if values_sha256(dense_weight(layer)) != file.layers[n]["weight_sha256"]
-    ]
-    has_basis = file.variant.basis is not Variant.basis
-    if changed and (strict or (has_basis and not stored)):
+        cfgs[name] = cfg = _layer_config(where, file, name, o, i)
+        expected |= {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in file.variant.shapes(cfg, o, i).items()}
+        needed = file.variant.stored_basis(cfg, file.calibration_sha256 is not None, o, i)
+        given = {k: tuple(t.shape) for k, t in bases.get(name, {}).items()}
+        for key, shape in needed.items():
+            if given.get(key) != shape:
+                raise AdapterError(
+                    problem(where, f"wrong shape of {name}.{key}", got=given.get(key), expected=str(shape))
+                )
+        for key in sorted(given.keys() ^ (needed.keys() | everywhere)):
+            what = f"{'unknown' if key in given else 'missing'} tensor {name}.{key}"
+            raise AdapterError(problem(where, what, remedy="Save it again."))
+    _check_tensors(where, trained, expected)
+    return Restored(cfgs, bases, file.calibration_sha256)
+
+
+def _check_weights(where: str, file: Checkpoint, layers: dict[str, nn.Linear], strict: bool) -> list[str]:
+    """Layers whose base weight is not the one of the file; raises where that is not acceptable."""
+    changed = [n for n, m in layers.items() if values_sha256(dense_weight(m)) != file.layers[n]["weight_sha256"]]
+    computed = file.variant.basis is not Variant.basis and not file.whole_basis
+    if changed and (strict or computed):
         remedy = f"It was trained on {file.base_model or 'another model'}; load it there"
-        remedy += "." if has_basis and not stored else ", or pass strict=False to accept another base."
+        remedy += "." if computed else ", or pass strict=False to accept another base."
         raise AdapterError(
             problem(where, f"the base weight of {changed[0]} is not the one this adapter was trained on", remedy=remedy)
         )
     if changed:
         log.warning("%s: base weights differ in %d of %d layers (strict=False)", where, len(changed), len(layers))
-    bases: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in stored.items():
-        layer_name, key = name.rsplit(".", 1)
-        bases.setdefault(layer_name, {})[key] = tensor
-    return bases
+    return changed
 
 
-def _check_function(where: str, file: Checkpoint, handle: Attachment) -> None:
-    """rms(t − t′) ≤ 1e-5·‖ΔW‖ on every layer, so that a basis computed again is the one that was trained."""
-    for name, site in handle.sites.items():
-        record = file.layers[name]
-        probes, _ = bilinear_probes(site, dense_weight(site.layer))
-        recorded = torch.tensor(record["probes"], dtype=torch.float64, device=probes.device)
-        error = float((probes - recorded).square().mean().sqrt())
-        relative = error / max(record["norm"], 1e-300)
-        if not error <= PROBE_TOLERANCE * record["norm"]:
-            raise AdapterError(
-                problem(
-                    where,
-                    f"layer {name} computes another function than the one saved (relative error {relative:.1e})",
-                    remedy="Save with basis=True where it was trained; the file is then self-contained.",
-                )
-            )
+def _layer_config(where: str, file: Checkpoint, name: str, o: int, i: int) -> Any:
+    own = file.layers[name].get("config", {})
+    try:
+        return dataclasses.replace(layer_config(file.cfg, o, i), **own)
+    except (TypeError, AdapterError) as error:
+        raise AdapterError(problem(where, f"broken metadata of layer {name} ({error})")) from None
+
+
+def _check_function(where: str, file: Checkpoint, name: str, site: Variant, other_base: bool) -> None:
+    """rms(t − t′) and the norms' difference ≤ 1e-5·‖ΔW‖, so that a basis computed again is the one that was trained.
+
+    On another base (strict=False) ΔW stays the same only for variants that are linear in x and have no basis.
+    """
+    record, weight = file.layers[name], dense_weight(site.layer)
+    try:
+        probes, norm = bilinear_probes(site, weight)
+        comparable = not other_base or (site.factors() is not None and not basis_of(site))
+    except (RuntimeError, AttributeError) as misfit:
+        raise AdapterError(problem(where, f"the basis of layer {name} does not fit ({misfit})")) from None
+    recorded = torch.tensor(record["probes"], dtype=torch.float64, device=probes.device)
+    error = max(float((probes - recorded).square().mean().sqrt()), abs(norm - record["norm"]))
+    if not comparable or error <= PROBE_TOLERANCE * norm:
+        return
+    what = f"layer {name} computes another function than the one saved (relative error {error / max(norm, 1e-300):.1e})"
+    remedy = "Save with basis=True where it was trained; the file is then self-contained."
+    if _basis_dtype(site) != record["dtype"]:
+        remedy = f"Load the model in {record['dtype']}, as it was trained. Or s{remedy[1:]}"
+    raise AdapterError(problem(where, what, remedy=remedy))

@@ -14,13 +14,16 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapters._errors import AdapterError, problem
+
+if TYPE_CHECKING:
+    from adapters._calibration import Moments
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -42,9 +45,16 @@ class Calibration(Enum):
     required = "required"
 
 
-def bounded(default: Any, *, lo: float | None = None, above: float | None = None, hi: float | None = None) -> Any:
-    """A config field with a range that `Config` checks: lo ≤ value ≤ hi, value > above."""
-    return field(default=default, metadata={"lo": lo, "above": above, "hi": hi})
+def bounded(
+    default: Any,
+    *,
+    lo: int | float | None = None,
+    above: int | float | None = None,
+    hi: int | float | None = None,
+    multiple: int = 1,
+) -> Any:
+    """A config field with a range that `Config` checks: lo ≤ value ≤ hi, value > above, a multiple of `multiple`."""
+    return field(default=default, metadata={"lo": lo, "above": above, "hi": hi, "multiple": multiple})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +66,8 @@ class Config:
     layers: indices of transformer layers to adapt, or None for all.
     dtype: of the trainable tensors; below float32 small steps are lost to rounding.
     """
+
+    __no_type_check__: ClassVar[bool] = True  # jaxtyping's: `__post_init__` takes 16 for 16.0 and names for enums
 
     targets: Any = "qv"
     roles: str | None = None
@@ -91,13 +103,15 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
         return value
     lo, above, hi = f.metadata["lo"], f.metadata["above"], f.metadata["hi"]
     wanted = "an integer" if kind == "int" else "a finite number"
+    multiple = f.metadata["multiple"]
     limits = ((">=", lo), (">", above), ("<=", hi))
     bounds = [f"{sign} {limit:g}" for sign, limit in limits if limit is not None]
+    bounds += [f"a multiple of {multiple}"] if multiple > 1 else []
     expected = " ".join([wanted, " and ".join(bounds)]).strip()
     is_number = type(value) is int or (kind == "float" and isinstance(value, float) and math.isfinite(value))
     inside = (
         is_number and (lo is None or value >= lo) and (above is None or value > above) and (hi is None or value <= hi)
-    )
+    ) and (multiple == 1 or value % multiple == 0)
     if not inside:
         raise AdapterError(problem(where, f"{f.name} out of range", got=value, expected=expected))
     return float(value) if kind == "float" else value
@@ -118,6 +132,7 @@ class Variant:
     no_decay: ClassVar[frozenset[str]] = frozenset()  # scale-free tensors: decay would not pull them to identity
     lr_multipliers: ClassVar[Mapping[str, float]] = {}
     identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity
+    exact_basis: ClassVar[frozenset[str]] = frozenset()  # kept as computed: `restore` computes other tensors from them
 
     def __init__(self, layer: nn.Linear, cfg: Any, o: int, i: int) -> None:
         self.layer, self.cfg, self.o, self.i = layer, cfg, o, i
@@ -134,12 +149,34 @@ class Variant:
     def calibration(cls, cfg: Any) -> Calibration:
         return Calibration.unused
 
+    @classmethod
+    def distribute(
+        cls, cfgs: dict[str, Any], shapes: Mapping[str, tuple[int, int]], moments: Moments | None
+    ) -> dict[str, Any]:
+        """Each layer's config, decided over all layers before any is attached: a rank budget may be shared out here.
+
+        cfgs and shapes (o, i): by module name, ranks already no larger than the layer allows.
+        """
+        return cfgs
+
     def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
-        """Fills the trainable tensors that do not start at zero. moment: C (i, i), on calibrated variants."""
+        """Fills the trainable tensors that do not start at zero.
+
+        moment: C (i, i) on calibrated variants; None when a checkpoint's tensors will replace what is filled in.
+        """
 
     def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
         """Frozen tensors computed from the weight (fp64) alone, or also from C (i, i); names start with `basis_`."""
         return {}
+
+    @classmethod
+    def stored_basis(cls, cfg: Any, calibrated: bool, o: int, i: int) -> dict[str, Shape]:
+        """Basis tensors that every checkpoint holds, because the weight alone does not give them; with their shapes."""
+        return {}
+
+    def restore(self, W: Float[Tensor, "o i"], stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The whole basis, from the weight and what a checkpoint holds: `stored_basis` or all of it."""
+        return stored
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """P (o, n), Q (n, i) with Δy = P(Qx), for variants that are linear in x and low-rank; otherwise None."""

@@ -10,7 +10,9 @@ import dataclasses
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +21,19 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adapters._bases import BasisCache
+from adapters._calibration import Moments, calibration_sha256, second_moments
 from adapters._contract import DTYPES, Calibration, Config, Variant, discover, optimizer_steps, wide
 from adapters._errors import AdapterError, problem
 from adapters._targets import select_targets
-from adapters._weights import compute_dtype, dense_weight, forbid_cpu_packing, layer_shape, quantization, values_sha256
+from adapters._weights import (
+    compute_dtype,
+    dense_weight,
+    forbid_cpu_packing,
+    layer_shape,
+    quantization,
+    quantized_biases,
+    values_sha256,
+)
 
 log = logging.getLogger("adapters")
 VARIANTS: dict[str, type[Variant]] = discover()
@@ -34,7 +45,8 @@ class Attachment:
     """What `attach` did to a model, and how to undo it. Also a context manager: detached at the end of the block.
 
     sites: module name → the variant's instance on that layer. clamped: module name → rank used, where `r` was larger
-    than the layer allows. coeff: strength of every site; settable, 0 is off.
+    than the layer allows. coeff: strength of every site; settable, 0 is off. calibration_sha256: of the batches that
+    bases or initial values were computed from, None without (also when the batches given were not used).
     """
 
     def __init__(self, model: nn.Module, cfg: Config, variant: type[Variant]) -> None:
@@ -42,8 +54,28 @@ class Attachment:
         self.cfg: Any = cfg
         self.sites: dict[str, Variant] = {}
         self.clamped: dict[str, int] = {}
+        self.calibration_sha256: str | None = None
         self.basis_cache: BasisCache | None = None
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []  # partials, no closures: a deep copy of the model undoes itself
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "_step_hook"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._watch_optimizers()
+
+    def _watch_optimizers(self) -> None:
+        """After every optimizer step: caches are stale, constrained parameters are put back into range."""
+        handle = weakref.ref(self)  # the hook is torch's, of all optimizers: it must not keep a dropped model alive
+
+        def after_step(*_: Any) -> None:
+            optimizer_steps(bump=True)
+            if (live := handle()) is not None:
+                for site in live.sites.values():
+                    site.project()
+
+        self._step_hook = register_optimizer_step_post_hook(after_step)
 
     @property
     def coeff(self) -> float:
@@ -76,6 +108,15 @@ class Attachment:
             self.detach()
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint brings to `attach`: each layer's config and stored basis tensors, the calibration's hash."""
+
+    cfgs: dict[str, Any]
+    bases: dict[str, dict[str, Tensor]]
+    calibration_sha256: str | None
+
+
 def attach(
     model: nn.Module,
     cfg: Config,
@@ -83,7 +124,7 @@ def attach(
     calibration: Iterable[Any] | None = None,
     seed: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    _bases: dict[str, dict[str, Tensor]] | None = None,
+    _restored: Restored | None = None,
 ) -> Attachment:
     """Adapts every matched linear layer of `model` and freezes all other parameters.
 
@@ -106,11 +147,15 @@ def attach(
     generator = torch.Generator().manual_seed(seed)
     try:
         forbid_cpu_packing(model)
-        moments = _moments(model, variant, cfg, layers, calibration, given=_bases is not None)
         with torch.inference_mode(False), torch.no_grad():
+            moments = None if _restored else _moments(handle, layers, calibration)
             _freeze(handle)
+            cfgs = _layer_configs(handle, layers, moments, _restored)
             for name, layer in layers.items():
-                _attach_site(handle, name, layer, generator, moments.get(name), (_bases or {}).get(name))
+                moment = None if moments is None else moments[name]
+                _prepare_site(handle, name, layer, cfgs[name], generator, moment, _restored)
+            for site in handle.sites.values():  # only now: reading a moment may have run the model
+                _register(handle, site, site.layer)
         _finish(handle)
     except BaseException:
         _undo(handle)
@@ -150,10 +195,13 @@ def variant_has_sites(variant: type[Variant]) -> bool:
 
 def layer_config(cfg: Any, o: int, i: int) -> Any:
     """`cfg` with ranks no larger than an (o, i) layer allows."""
-    limits = {"r": min(o, i)} if "r" in _fields(cfg) else {}
-    if "lora_rank" in _fields(cfg):
-        limits["lora_rank"] = min(cfg.r, limits["r"])
-    return dataclasses.replace(cfg, **{n: min(getattr(cfg, n), m) for n, m in limits.items()})
+    fields = {f.name: f for f in dataclasses.fields(cfg)}
+    if "r" not in fields:
+        return cfg
+    multiple = fields["r"].metadata["multiple"]  # hra's rows come in pairs, antipasto_rot's directions in fours
+    r = min(cfg.r, min(o, i) // multiple * multiple)
+    inner = {n: min(getattr(cfg, n), r) for n in ("lora_rank", "block", "k") if n in fields}  # sizes inside the rank
+    return dataclasses.replace(cfg, r=r, **inner)
 
 
 def parameter_count(model: nn.Module, cfg: Config) -> int:
@@ -196,76 +244,95 @@ def _refuse_second(model: nn.Module) -> None:
         raise AdapterError(problem(type(model).__name__, "an adapter is already attached", remedy="Detach it first."))
 
 
-def _moments(
-    model: nn.Module, variant: type[Variant], cfg: Config, layers: dict[str, nn.Linear], batches: Any, given: bool
-) -> dict[str, Tensor]:
-    need = variant.calibration(cfg)
-    if need is Calibration.required and batches is None and not given:
+def _moments(handle: Attachment, layers: dict[str, nn.Linear], batches: Any) -> Moments | None:
+    variant, need = handle.variant, handle.variant.calibration(handle.cfg)
+    if need is Calibration.required and batches is None:
         raise AdapterError(
             problem(variant.name, "needs calibration data", remedy="Call attach(model, cfg, calibration=batches).")
         )
-    if batches is None or given:
-        return {}
+    if batches is None:
+        return None
     if need is Calibration.unused:
         log.warning("%s reads no calibration data; the batches given are not used", variant.name)
-        return {}
-    from adapters._calibration import second_moments
+        return None
+    moments = second_moments(handle.model, layers, batches)
+    handle.calibration_sha256 = calibration_sha256(moments.batches)
+    return moments
 
-    return second_moments(model, layers, batches)
+
+def _layer_configs(
+    handle: Attachment, layers: dict[str, nn.Linear], moments: Moments | None, restored: Restored | None
+) -> dict[str, Any]:
+    shapes = {n: layer_shape(layer) for n, layer in layers.items()}
+    cfgs = {n: layer_config(handle.cfg, *shape) for n, shape in shapes.items()}
+    if "r" in _fields(handle.cfg):
+        handle.clamped |= {n: c.r for n, c in cfgs.items() if c.r != handle.cfg.r}
+    if restored is not None:
+        handle.calibration_sha256 = restored.calibration_sha256
+        return restored.cfgs
+    return handle.variant.distribute(cfgs, shapes, moments)
 
 
 def _freeze(handle: Attachment) -> None:
     model, variant = handle.model, handle.variant
     before = {n: p.requires_grad for n, p in model.named_parameters()}
     saved = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters()} if variant.trains_base else {}
-
-    @torch.no_grad()
-    def restore() -> None:
-        for n, p in model.named_parameters():
-            if n in saved:
-                p.copy_(saved[n])
-                p.grad = None
-            p.requires_grad_(before[n])
-
-    handle._undo.append(restore)
+    handle._undo.append(partial(_restore, model, before, saved))
+    handle._undo += [partial(_restore_bias, bias, bias.data) for bias in quantized_biases(model)]
     for p in model.parameters():
         if p.is_floating_point():
             p.requires_grad_(variant.trains_base)
 
 
-def _attach_site(
+@torch.no_grad()
+def _restore(model: nn.Module, before: dict[str, bool], saved: dict[str, Tensor]) -> None:
+    for n, p in model.named_parameters():
+        if n in saved:
+            p.copy_(saved[n])
+            p.grad = None
+        p.requires_grad_(before[n])
+
+
+def _restore_bias(bias: nn.Parameter, values: Tensor) -> None:
+    if bias.dtype != values.dtype:
+        bias.data = values.to(bias.device)
+
+
+def _prepare_site(
     handle: Attachment,
     name: str,
     layer: nn.Linear,
+    cfg: Any,
     generator: torch.Generator,
     moment: Tensor | None,
-    given: dict[str, Tensor] | None,
+    restored: Restored | None,
 ) -> None:
+    """Everything but the hooks: the variant's instance, its frozen and its trainable tensors."""
     o, i = layer_shape(layer)
-    cfg: Any = layer_config(handle.cfg, o, i)
-    if "r" in _fields(cfg) and cfg.r != handle.cfg.r:
-        handle.clamped[name] = cfg.r
     site = handle.variant(layer, cfg, o, i)
     device, dtype = layer.weight.device, compute_dtype(handle.model, layer)
     setattr(layer, _MARK, site)
-    handle._undo.append(lambda: delattr(layer, _MARK))
+    handle._undo.append(partial(delattr, layer, _MARK))
 
-    for key, tensor in (given or _basis(handle, site, moment)).items():
-        kept = wide(dtype) if tensor.dim() <= 1 and tensor.is_floating_point() else dtype  # S and norms stay wide
-        kept = kept if tensor.is_floating_point() else tensor.dtype
+    stored = restored.bases.get(name) if restored is not None else None
+    if stored:
+        basis = site.restore(dense_weight(layer).to(torch.float64), {k: t.to(device) for k, t in stored.items()})
+    else:
+        basis = _basis(handle, site, moment)
+    for key, tensor in basis.items():
+        kept = wide(dtype) if tensor.dim() <= 1 else dtype  # S and norms stay wide
+        kept = kept if tensor.is_floating_point() and key not in site.exact_basis else tensor.dtype
         # A copy: with device and dtype unchanged `.to` would share storage with a cached or stored basis.
         layer.register_buffer(key, tensor.to(device, kept, copy=True).contiguous(), persistent=False)
-        handle._undo.append(lambda key=key: delattr(layer, key))  # type: ignore[misc]
+        handle._undo.append(partial(delattr, layer, key))
 
     # Initial values are drawn on the CPU, so that every device starts from the same ones.
     for key, shape in site.shapes(cfg, o, i).items():
         layer.register_parameter(key, nn.Parameter(torch.zeros(shape, dtype=DTYPES[cfg.dtype])))
-        handle._undo.append(lambda key=key: delattr(layer, key))  # type: ignore[misc]
+        handle._undo.append(partial(delattr, layer, key))
     site.init(generator, moment)
     for p in site.parameters().values():
         p.data = p.data.to(device)
-
-    _register(handle, site, layer)
     handle.sites[name] = site
 
 
@@ -300,21 +367,16 @@ def _register(handle: Attachment, site: Variant, layer: nn.Linear) -> None:
 def _finish(handle: Attachment) -> None:
     if handle.clamped:
         log.info("r=%s clamped on %d layers: %s", handle.cfg.r, len(handle.clamped), handle.clamped)
-    sites = handle.sites
-
-    def after_step(*_: Any) -> None:
-        optimizer_steps(bump=True)
-        for site in sites.values():
-            site.project()
-
-    handle._undo.append(register_optimizer_step_post_hook(after_step).remove)
+    handle._watch_optimizers()
     setattr(handle.model, _HANDLE, handle)
-    handle._undo.append(lambda: delattr(handle.model, _HANDLE))
+    handle._undo.append(partial(delattr, handle.model, _HANDLE))
 
 
 def _undo(handle: Attachment) -> None:
     while handle._undo:
         handle._undo.pop()()
+    if hasattr(handle, "_step_hook"):
+        handle._step_hook.remove()
     handle.sites.clear()
 
 

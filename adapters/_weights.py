@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 from typing import Any, TypeGuard
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from adapters._errors import AdapterError, problem
 
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # FP8 weights are nothing without their scales
+
 
 def quantization(layer: nn.Module) -> str | None:
     """`"4bit"`, `"8bit"`, None for a plain nn.Linear; raises AdapterError for classes this library cannot read."""
@@ -20,9 +23,13 @@ def quantization(layer: nn.Module) -> str | None:
         if isinstance(layer, bnb.nn.Linear4bit):
             return "4bit"
         if isinstance(layer, bnb.nn.Linear8bitLt):
+            if layer.state.has_fp16_weights:
+                remedy = "Load the model with has_fp16_weights=False."
+                raise AdapterError(problem(type(layer).__name__, "quantizes 16-bit weights as it goes", remedy=remedy))
             return "8bit"
     weight = getattr(layer, "weight", None)
-    if isinstance(layer, nn.Linear) and isinstance(weight, Tensor) and weight.is_floating_point():
+    plain = type(weight) in (nn.Parameter, Tensor)  # other libraries' tensor classes hide codes behind a float dtype
+    if isinstance(layer, nn.Linear) and plain and isinstance(weight, Tensor) and weight.dtype in PLAIN:
         return None
     raise AdapterError(
         problem(
@@ -48,7 +55,8 @@ def layer_shape(layer: nn.Linear) -> tuple[int, int]:
 def dense_weight(layer: nn.Linear) -> Float[Tensor, "o i"]:
     """The values the layer multiplies by: (o, i); never a view that may be written.
 
-    4-bit equals the layer's own forward; 8-bit is CB·(SCB/127), which leaves out LLM.int8's rounding of activations.
+    4-bit: fp32 values, which the layer rounds to its compute dtype; with that rounding they equal its own forward.
+    8-bit: CB·(SCB/127) in fp32, exact for a layer in training mode on CPU; elsewhere LLM.int8 also rounds activations.
     """
     kind = quantization(layer)
     if kind is None:
@@ -69,23 +77,24 @@ def _dense_4bit(layer: Any) -> Tensor:
                 type(layer).__name__, "the weight is not quantized yet", remedy="Move the model to its device first."
             )
         )
-    return dequantize_4bit(layer.weight.data, state).reshape(layer_shape(layer))
+    state = copy.copy(state)
+    state.dtype = torch.float32  # it holds the dtype that was quantized, to which nothing but dequantize_4bit rounds
+    W = dequantize_4bit(layer.weight.data, state)
+    return W if W.shape == layer_shape(layer) else W.T  # quantized as (i, o), which bitsandbytes still accepts
 
 
 def _dense_8bit(layer: Any) -> Tensor:
     # Before the first forward the codes hang on the weight, afterwards on the layer's state.
-    codes, scale = layer.state.CB, layer.state.SCB
-    if codes is None:
-        codes, scale = layer.weight.CB, layer.weight.SCB
-    if codes is None:
-        codes, scale = layer.weight.data, layer.weight.SCB
-    if codes is None or scale is None or codes.dtype != torch.int8:
+    places = (layer.state, layer.weight)
+    scale = next((s for s in (p.SCB for p in places) if s is not None), None)
+    codes = next((c for c in (p.CB for p in places) if c is not None), layer.weight.data)
+    if scale is None or codes.dtype != torch.int8:
         raise AdapterError(
             problem(
                 type(layer).__name__, "the weight is not quantized yet", remedy="Move the model to its device first."
             )
         )
-    return codes.float() * (scale.float() / 127).unsqueeze(1)  # (o, i)
+    return codes.float() * scale.float().mul(1 / 127).unsqueeze(1)  # (o, i), bitsandbytes' order of operations
 
 
 def refuse_packed(layer: Any) -> None:
@@ -101,24 +110,37 @@ def refuse_packed(layer: Any) -> None:
 
 
 def forbid_cpu_packing(model: nn.Module) -> None:
-    """Keeps bitsandbytes from repacking 4-bit weights in the first grad-free forward on AVX512-BF16 CPUs."""
+    """Keeps bitsandbytes from repacking 4-bit weights in the first grad-free forward on AVX512-BF16 CPUs.
+
+    It stays so after detach: a weight repacked later could not be adapted again. Raises AdapterError for one that is.
+    """
     bnb = sys.modules.get("bitsandbytes")
     if bnb is None:
         return
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            refuse_packed(module)
-            module.support_avx512bf16_for_cpu = False
+    layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    for layer in layers:
+        refuse_packed(layer)
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+
+
+def quantized_biases(model: nn.Module) -> list[nn.Parameter]:
+    """Biases that a forward pass of bitsandbytes casts in place to the activations' dtype, which may lose digits."""
+    bnb = sys.modules.get("bitsandbytes")
+    if bnb is None:
+        return []
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    return [m.bias for m in model.modules() if isinstance(m, kinds) and m.bias is not None]
 
 
 def compute_dtype(model: nn.Module, layer: nn.Linear) -> torch.dtype:
-    """The dtype of the layer's activations: its weight's, or for a quantized layer the model's floating dtype."""
+    """The dtype of the layer's activations: its weight's, of a quantized layer: the model's other weights'."""
     if quantization(layer) is None:
         return layer.weight.dtype
-    kind = getattr(getattr(model, "config", None), "dtype", None)
-    if isinstance(kind, torch.dtype):
-        return kind
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    kinds = (p.dtype for p in model.parameters() if type(p) is nn.Parameter and p.is_floating_point())
+    return next(
+        kinds, torch.float32
+    )  # embeddings and norms are never quantized; not config.dtype: casts do not move it
 
 
 def values_sha256(weight: Tensor) -> str:

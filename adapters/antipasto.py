@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from adapters._bases import top_r
+from adapters._bases import selected, selected_again
 from adapters._contract import Calibration, Config, Shape, Variant, bounded, wide
 
 
@@ -44,8 +44,14 @@ class AntiPaSTO(Variant):
         return Calibration.optional
 
     def basis(self, W: Float[Tensor, "o i"], moment: Float[Tensor, "i i"] | None) -> dict[str, Tensor]:
-        U, S, Vh, _ = top_r(W, self.cfg.r, moment)
-        return {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
+        return selected(W, self.cfg.r, moment)
+
+    @classmethod
+    def stored_basis(cls, cfg: AntiPaSTOConfig, calibrated: bool, o: int, i: int) -> dict[str, Shape]:
+        return {"basis_index": (cfg.r,)} if calibrated else {}
+
+    def restore(self, W: Float[Tensor, "o i"], stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        return selected_again(W, stored)
 
     def gain(self) -> Float[Tensor, " r"]:
         """S∘ELU(c·g), in the wider of fp32 and the activations' dtype."""

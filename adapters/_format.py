@@ -1,0 +1,153 @@
+"""Checkpoint format v1 as a file: what is in it, and everything that can be checked without a model.
+
+Metadata (safetensors keeps strings only; config, layers and whole_basis are JSON):
+    format, format_version   "adapters", "1"
+    variant, base_model      variant's name; the model's own id, for people
+    whole_basis              true when no part of a basis has to be computed from the weight
+    tensors_sha256           over names, dtypes, shapes and bytes of all tensors in the file
+    config                   the Config's fields
+    layers                   per adapted layer: weight_sha256 of the dense base weight's values; dtype of its basis;
+                             norm ‖ΔW‖ and probes, 16 seeded bilinear forms aᵀΔWb in fp64; config, fields that differ
+                             from the common one (a redistributed rank)
+    calibration_sha256       of the calibration batches, where some were used
+
+A file is somebody else's: nothing of it is unpickled, executed or believed before it was checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adapters._bases import atomic_file
+from adapters._contract import DTYPES, Config, Variant
+from adapters._errors import AdapterError, problem
+from adapters._hooks import VARIANTS
+
+FORMAT, VERSION = "adapters", "1"
+PROBES = 16
+MAX_HEADER = 1 << 25  # bytes; 56 layers take 0.05 MB, `full` on 10,000 tensors takes 1.5 MB
+COMMON = frozenset({"targets", "roles", "layers", "dtype", "coeff"})  # fields that are the same on every layer
+Path_ = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A file's contents, checked for everything that can be checked without a model."""
+
+    variant: type[Variant]
+    cfg: Config
+    tensors: dict[str, Tensor]
+    layers: dict[str, dict[str, Any]]
+    base_model: str
+    calibration_sha256: str | None
+    whole_basis: bool  # no part of a basis is computed from the weight
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> int:
+    """Writes a safetensors file atomically and returns its size in bytes; AdapterError where that is impossible."""
+    try:
+        with atomic_file(path) as temporary:  # a kill leaves the old file or the new one
+            save_file(tensors, temporary, metadata=metadata)
+        return path.stat().st_size
+    except OSError as error:
+        raise AdapterError(problem(str(path), f"cannot write ({error.strerror or error})")) from None
+
+
+def read_tensors(path: Path_) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises AdapterError for anything else; never unpickles."""
+    where = str(path)
+    try:
+        if not os.path.isfile(path):  # a pipe or a device would block
+            raise AdapterError(problem(where, "no such file" if not os.path.exists(path) else "not a regular file"))
+        with open(path, "rb") as raw:
+            header = int.from_bytes(raw.read(8), "little")
+        if header > MAX_HEADER:
+            what = f"not a safetensors file (a header of {header} bytes; at most {MAX_HEADER} are read)"
+            raise AdapterError(problem(where, what))
+        with safe_open(path, framework="pt") as f:
+            names = list(f.keys())
+            return {n: f.get_tensor(n) for n in names}, f.metadata() or {}
+    except AdapterError:
+        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise AdapterError(problem(where, f"not a readable safetensors file ({error})")) from None
+
+
+def read_checkpoint(path: Path_) -> Checkpoint:
+    """Reads and checks a file without a model. Raises AdapterError for anything that is not a sound v1 checkpoint."""
+    where = str(path)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        what, remedy = "not an adapter checkpoint of this library", "PEFT's folders are read by import_peft."
+        raise AdapterError(problem(where, what, got=metadata.get("format"), expected=repr(FORMAT), remedy=remedy))
+    if metadata.get("format_version") != VERSION:
+        got = metadata.get("format_version")
+        raise AdapterError(
+            problem(where, "unknown format version", got=got, expected=repr(VERSION), remedy="Update the library.")
+        )
+    variant = VARIANTS.get(metadata.get("variant", ""))
+    if variant is None:
+        raise AdapterError(problem(where, "unknown variant", got=metadata.get("variant"), expected=", ".join(VARIANTS)))
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (*DTYPES.values(), torch.int64):
+            raise AdapterError(problem(where, f"wrong dtype of {name}", got=tensor.dtype, expected=", ".join(DTYPES)))
+    if tensors_sha256(tensors) != metadata.get("tensors_sha256"):
+        what = "the tensors' bytes do not match their recorded SHA-256"
+        raise AdapterError(problem(where, what, remedy="The file was changed or damaged; save it again."))
+    try:
+        cfg = variant.Config(**json.loads(metadata["config"]))
+        _check_selection(cfg)
+        layers = json.loads(metadata["layers"])
+        _check_layers(layers)
+        whole = {"true": True, "false": False}[metadata["whole_basis"]]
+        base_model, hashed = metadata["base_model"], metadata.get("calibration_sha256")
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError, AdapterError) as error:
+        raise AdapterError(problem(where, f"broken metadata ({error})")) from None
+    return Checkpoint(variant, cfg, tensors, layers, base_model, hashed, whole)
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
+        digest.update(t.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def harmless(pattern: str) -> bool:
+    """Whether a regex cannot take long on a module's name: no repeated group, at most three repeats."""
+    return len(pattern) <= 1000 and not re.search(r"\)[*+{]", pattern) and len(re.findall(r"[*+{]", pattern)) <= 3
+
+
+def _check_selection(cfg: Config) -> None:
+    patterns = (cfg.targets,) if isinstance(cfg.targets, str) else cfg.targets
+    if not isinstance(patterns, tuple) or not all(isinstance(p, str) and harmless(p) for p in patterns):
+        raise ValueError(f"targets {cfg.targets!r}")
+    indices = (cfg.layers,) if cfg.layers is None or type(cfg.layers) is int else cfg.layers
+    if not isinstance(indices, tuple) or not all(n is None or type(n) is int for n in indices):
+        raise ValueError(f"layers {cfg.layers!r}")
+
+
+def _check_layers(layers: Any) -> None:
+    for name, record in layers.items():
+        numbers = [record["norm"], *record["probes"]]
+        sound = isinstance(record["weight_sha256"], str) and len(numbers) == PROBES + 1
+        sound = sound and isinstance(record["dtype"], str | None)
+        sound = sound and all(type(t) in (int, float) and abs(t) < 1e300 for t in numbers)  # false for NaN
+        own = record.get("config", {})
+        if not sound or not isinstance(own, dict) or COMMON & own.keys():
+            raise ValueError(f"layer {name}")

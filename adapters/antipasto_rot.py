@@ -1,0 +1,77 @@
+"""AntiPaSTO-Rot: a learned gain and a bounded rotation of the singular directions (arXiv 2601.07473).
+
+    W ≈ U·diag(S)·Vh (top r),  p = Vh x,  R block-diagonal with 4×4 rotations
+    y' = y + U[S(1 + ELU(c·g))∘(Rp) − S∘p],   g (r,), skew (r/4, 6)
+    per block, v its six numbers and A (4, 4) the skew-symmetric matrix of v/√(1 + ‖v‖²/l²), l = 2·tan(1/4):
+    R = (I − X)⁻¹(I + X) (Cayley), X = cA/2,  R − I = 2(I − X)⁻¹X
+
+‖A‖₂ ≤ ‖v‖/√(1 + ‖v‖²/l²) < l, so at c = 1 no direction turns by more than 2·atan(l/2) = 1/2 rad.
+
+Identity at t=0: v = 0 and g = 0 give R − I = 0 and ELU = 0, and the added term is U[S∘((R−I)p + ELU(c·g)∘Rp)] = 0.
+    c = `coeff` is a run-time knob; 0 is off.
+Deviates from paper: delta form; the gain as in `antipasto`; the bound is smooth and on the block's spectral norm, where
+    the authors' code takes a tanh of each entry: gradients fade slowly and every rotation can come back.
+Refs: Cayley-Hamilton for a skew 4×4 X, X⁴ = −qX² − p²I with q = Σ x², p the Pfaffian, gives the inverse in closed form:
+    R − I = 2[(1+q)X + X² + X³ − p²I]/(1 + q + p²). No solve, hence no device synchronisation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from adapters._bases import top_r
+from adapters._contract import Config, Shape, Variant, bounded
+
+LIMIT = 2 * math.tan(0.25)  # of ‖A‖₂
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntiPaSTORotConfig(Config):
+    """r: singular directions kept, a multiple of 4. coeff: strength c of gain and rotation."""
+
+    r: int = bounded(256, lo=4, multiple=4)
+    coeff: float = bounded(1.0)
+
+
+class AntiPaSTORot(Variant):
+    Config = AntiPaSTORotConfig
+    paper = "2601.07473"
+
+    @classmethod
+    def shapes(cls, cfg: AntiPaSTORotConfig, o: int, i: int) -> dict[str, Shape]:
+        return {"lora_g": (cfg.r,), "lora_skew": (cfg.r // 4, 6)}
+
+    def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
+        U, S, Vh, _ = top_r(W, self.cfg.r)
+        return {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
+
+    def turn(self) -> Float[Tensor, "n 4 4"]:
+        """R − I, block by block."""
+        v = self.lora_skew.to(self.basis_S.dtype)
+        v = 0.5 * self.coeff * v / (1 + v.square().sum(1, keepdim=True) / LIMIT**2).sqrt()
+        a, b, c, d, e, f = v.unbind(1)
+        o = torch.zeros_like(a)
+        X = torch.stack((o, a, b, c, -a, o, d, e, -b, -d, o, f, -c, -e, -f, o), 1).view(-1, 4, 4)
+        q = v.square().sum(1).view(-1, 1, 1)
+        p2 = (a * f - b * e + c * d).square().view(-1, 1, 1)
+        X2 = X @ X
+        identity = torch.eye(4, dtype=X.dtype, device=X.device)
+        return 2 * ((1 + q) * X + X2 + X2 @ X - p2 * identity) / (1 + q + p2)
+
+    def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
+        """P = U·diag(S)·[(R−I) + diag(ELU(c·g))R], the 4×4 blocks folded into U; Q = Vh."""
+        S, turn = self.basis_S, self.turn()
+        gain = F.elu(self.coeff * self.lora_g.to(S.dtype)).view(-1, 4, 1)  # (n, 4, 1)
+        core = turn + gain * turn + torch.diag_embed(gain.squeeze(2))  # (n, 4, 4)
+        US = (self.basis_U.to(S.dtype) * S).view(self.o, -1, 4)  # (o, n, 4)
+        return torch.einsum("onk,nkl->onl", US, core).flatten(1), self.basis_Vh
+
+    def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
+        P, Vh = self.factors()
+        return y + F.linear(F.linear(x, Vh.to(x.dtype)), P.to(x.dtype))

@@ -1,0 +1,72 @@
+"""DoRA: Weight-Decomposed Low-Rank Adaptation (Liu et al. 2024, arXiv 2402.09353).
+
+    W' = m/n ∘ (W + sBA) by rows,   n = row norms of W + sBA, taken as constants,   m = m₀(1 + δ),  m₀ = row norms of W
+    y' = y + (m/n − 1)∘(y − b) + m/n ∘ s·B(Ax),   A (r, i), B (o, r), δ (o,),   s = alpha/r  (or alpha/√r)
+    n² = ‖W‖² + 2s·rowsum(B∘(WAᵀ)) + s²·rowsum(B(AAᵀ)∘B)
+
+Identity at t=0: B = 0 gives n² = ‖W‖², hence m/n = √(‖W‖²/n²) = 1 exactly, and δ = 0: both added terms are exactly 0.
+Deviates from paper: the magnitude is stored as the relative change δ, so that weight decay pulls to m₀ and a bf16 step
+    is not lost. Norms are of rows (one per output), as in the authors' code and PEFT; the paper's text says columns. A
+    row of zeros has m₀ = 0 and stays zero (0/0 is taken as 0; PEFT gives NaN).
+Refs: eq. 5; section 4.3 for the detached n. The expanded n² needs (o, r) numbers and never the (o, i) product BA.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapters._contract import Config, Scaling, Shape, Variant, bounded, wide
+from adapters._weights import dense_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRAConfig(Config):
+    """r: rank. alpha: numerator of the scale (None: r). scaling: standard alpha/r, rslora alpha/√r."""
+
+    r: int = bounded(32, lo=1)
+    alpha: float | None = bounded(64.0, above=0)
+    scaling: Scaling = Scaling.standard
+
+
+class DoRA(Variant):
+    Config = DoRAConfig
+    paper = "2402.09353"
+
+    @classmethod
+    def shapes(cls, cfg: DoRAConfig, o: int, i: int) -> dict[str, Shape]:
+        return {"lora_A": (cfg.r, i), "lora_B": (o, cfg.r), "lora_delta": (o,)}
+
+    def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
+
+    def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
+        return {"basis_square": W.square().sum(1)}  # (o,): ‖W‖² = m₀²
+
+    @torch.no_grad()
+    def norm_ratio(self, A: Float[Tensor, "r i"], B: Float[Tensor, "o r"]) -> Float[Tensor, " o"]:
+        """m₀/n, without a graph: n is a constant of the forward pass."""
+        square, s = self.basis_square.to(A.dtype), self.scale
+        WAt = dense_weight(self.layer).to(A.dtype) @ A.T  # (o, r)
+        change = B * (2 * s * WAt + s * s * (B @ (A @ A.T)))  # (o, r)
+        n2 = (square + change.sum(1)).clamp_min(torch.finfo(A.dtype).tiny)  # (o,)
+        return (square / n2).sqrt()
+
+    def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, worked out in the wider of fp32 and it."""
+        A, B, delta = (t.to(wide(dtype)) for t in (self.lora_A, self.lora_B, self.lora_delta))
+        ratio = self.norm_ratio(A, B)
+        less_one = (ratio - 1) + ratio * delta
+        P = (self.scale * (1 + less_one)).unsqueeze(1) * B
+        return less_one.to(dtype), P.to(dtype), A.to(dtype)
+
+    def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
+        less_one, P, A = self.cached(f"scaled {x.dtype}", lambda: self.scaled(x.dtype))
+        bias = self.layer.bias
+        unbiased = y if bias is None else y - bias.to(y.dtype)
+        return torch.addcmul(y, less_one.to(y.dtype), unbiased) + F.linear(F.linear(x, A), P)

@@ -1,0 +1,312 @@
+"""Run ids, what makes two runs the same, and what happens to a run that is there already."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import adapters as ad
+from harness import runs, training
+from harness.bad_input import BadInput
+from harness.cli import compositions
+from harness.evaluation import from_bits, to_bits
+from harness.job import Job, job_from
+from harness.run import run
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("variant=antipasto_dplr lora_rank=8 lr=5e-3", "antipasto_dplr__r64__k8__lr0.005__none__s400__seed0"),
+        ("variant=antipasto_dplr rank=300 lr=0.005", "antipasto_dplr__r300__k8__lr0.005__none__s400__seed0"),
+        ("variant=lora rank=4 lr=1e-4 steps=50 seed=3", "lora__r4__lr0.0001__none__s50__seed3"),
+        ("variant=full lr=2e-5", "full__lr2e-05__none__s400__seed0"),
+        ("variant=none seed=3 steps=7 lr=1 rank=3", "none__none"),
+        ("variant=none quantization=8bit", "none__8bit"),
+        ("lr=1e-4 variant=lora threads=1 device=cpu runs_dir=/x", "lora__r8__lr0.0001__none__s400__seed0"),
+        ("lr=1e-4 variant=lora train.micro_batch=2", "lora__r8__lr0.0001__none__s400__seed0"),
+        ("variant=lora lr=1e-4 force=true train.checkpoint_every=7", "lora__r8__lr0.0001__none__s400__seed0"),
+    ],
+)  # fmt: skip
+def test_ids_are_the_designs(words: str, expected: str, tmp_path: Path) -> None:
+    """With nothing else changed there is no hash; what is neither science nor an axis of the variant is not in it."""
+    (cfg,) = compositions(["benchmark=tiny", *words.split(), f"cache_dir={tmp_path}"], multirun=False)
+    assert runs.make_id(job_from(cfg)) == f"tiny-tiny__{expected}"
+
+
+SCIENCE: dict[str, list[Any]] = {
+    "lr": [1e-2, 5e-3, 5.0000001e-3],
+    "seed": [0, 1],
+    "steps": [6, 7],
+    "batch_size": [4, 16],
+    "prompt": ["Question: {query} Think step by step.\nAnswer:", "{query}="],
+    "valid_size": [6, 7],
+    "weight_decay": [0.1, 0.0],
+    "eval_limit": [None, 5],
+    "max_new_tokens": [12, 13],
+    "max_length": [256, 300],
+    "adapter": [
+        ad.VARIANTS["lora"].Config(r=8, alpha=16.0),
+        ad.VARIANTS["lora"].Config(r=9, alpha=16.0),
+        ad.VARIANTS["lora"].Config(r=8, alpha=17.0),
+        ad.VARIANTS["lora"].Config(r=8, alpha=16.0, targets=("q_proj", "v_proj")),
+        ad.VARIANTS["lora"].Config(r=8, alpha=16.0, dtype="bfloat16"),
+    ],
+}
+ELSEWHERE: dict[str, list[Any]] = {
+    "micro_batch": [None, 2],
+    "checkpoint_every": [100, 3],
+    "threads": [None, 1, 7],
+    "device": ["cpu", "cuda:0"],
+    "runs_dir": [Path("/a"), Path("/b")],
+    "force": [False, True],
+    "dry_run": [False, True],
+}
+
+
+def changes(fields: dict[str, list[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in fields.items()})
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=changes(SCIENCE), second=changes(SCIENCE), where=changes(ELSEWHERE))
+def test_equal_science_is_equal_ids(
+    small_job: Any, monkeypatch: Any, first: dict[str, Any], second: dict[str, Any], where: dict[str, Any]
+) -> None:
+    """Same science, same id and hash; other science, other ones; device, threads, folders and memory are none of it."""
+    base = _once(small_job)
+    with monkeypatch.context() as m:
+        m.setattr(runs, "default_job", lambda job: _usual(base))
+        m.setattr(runs, "file_sha256", hashed_once)
+        one = dataclasses.replace(base, **first)
+        other = dataclasses.replace(base, **(second | where))
+        same = dataclasses.replace(base, **first, **where)
+        sciences = [runs.science(j) for j in (one, other, same)]
+        ids = [runs.make_id(j, s) for j, s in zip((one, other, same), sciences, strict=True)]
+    assert ids[0] == ids[2]
+    assert sciences[0] == sciences[2]
+    differ = any(getattr(one, k) != getattr(other, k) for k in SCIENCE)
+    assert (sciences[0] != sciences[1]) == differ
+    assert (ids[0] != ids[1]) == differ
+    assert all(len(i) <= 200 and re.fullmatch(r"[\w.+-]+", i) for i in ids)
+
+
+hashed_once = functools.lru_cache(None)(runs.file_sha256)
+_made: list[Job] = []
+
+
+def _once(small_job: Any) -> Job:
+    if not _made:
+        _made.append(small_job())
+    return _made[0]
+
+
+def _usual(base: Job) -> Job:
+    """A default that differs from the base in data and model only: the hash is there in every id."""
+    return dataclasses.replace(base, test_source=base.train_source)
+
+
+def test_contents_enter_and_places_do_not(small_job: Any, model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    first = runs.science(small_job())
+    for name, source in (("model", model_dir), ("data", data_dir)):
+        shutil.copytree(source, tmp_path / name)
+    moved = ["train", "questions", "test"]
+    words = [f"data.{s}.path={tmp_path / 'data' / s}.jsonl" for s in moved] + [f"model.id={tmp_path / 'model'}"]
+    job = small_job(*words)
+    assert runs.science(job) == first
+    assert runs.make_id(job) == runs.make_id(small_job())
+
+    ids = {runs.make_id(job)}
+    weights = [tmp_path / "model" / name for name in ("config.json", "model.safetensors")]
+    for file in [*(tmp_path / "data").iterdir(), *weights]:
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        ids.add(runs.make_id(job))
+        file.write_bytes(before)
+    assert len(ids) == 6
+    assert runs.make_id(job) == runs.make_id(small_job())
+    columns = small_job(*words, "data.test.columns.answer=solution")
+    assert runs.make_id(columns) not in ids
+
+
+@pytest.mark.parametrize("variant", sorted(ad.VARIANTS))
+def test_every_setting_of_a_variant_is_in_its_science(variant: str, tmp_path: Path) -> None:
+    words = ["benchmark=tiny", f"variant={variant}", f"cache_dir={tmp_path}"]
+    (cfg,) = compositions(words, multirun=False)
+    job = job_from(cfg)
+    fields = {f"adapter.{f.name}" for f in dataclasses.fields(job.adapter)}
+    found = {k for k in runs.science(job) if k.startswith("adapter.")}
+    assert found == (fields if job.trains else set())
+
+
+# -- what is there already --------------------------------------------------------------------------------------------
+def record_of(job: Job) -> tuple[Path, dict[str, Any]]:
+    folder = job.runs_dir / runs.make_id(job)
+    return folder, json.loads((folder / "result.json").read_text())
+
+
+def test_finished_runs_are_skipped_refused_or_replaced(small_job: Any, capsys: Any) -> None:
+    job = small_job()
+    done = run(job)
+    folder, record = record_of(job)
+    assert record == json.loads(json.dumps(done))
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    capsys.readouterr()
+    assert run(job) == record
+    assert "finished already, skipped" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    assert not (folder / "checkpoint").exists()
+
+    for changed, named in (
+        ({"code_hash": "x"}, "code of lora"),
+        ({"science_hash": "x", "science": record["science"] | {"clip": 7.0, "gone": 1}}, "clip, gone"),
+    ):
+        runs.write_record(folder, record | changed)
+        what = f"{folder.name}: finished already, but not with the same {named}."
+        with pytest.raises(BadInput) as refused:
+            run(job)
+        assert refused.value.code == f"{what} force=true replaces it and keeps the old record."
+        assert record_of(job)[1] == record | changed
+
+    again = run(small_job("force=true"))
+    assert again["test"] == record["test"]
+    assert again["train"]["loss_last"] == record["train"]["loss_last"]
+    (kept,) = (job.runs_dir / ".replaced").iterdir()
+    assert kept.name.startswith(folder.name)
+    assert json.loads((kept / "result.json").read_text()) == record | changed
+    assert (kept / "adapter.safetensors").exists()
+    assert runs.plan(job).action == "skip"
+
+
+DAMAGED = [b"", b"{", b"\xff\xfe", b"[1]", b'"text"', b"{}"]
+FOREIGN = [b'{"status": "done"}', b'{"status": "running"}', b'{"status": []}']
+
+
+@pytest.mark.parametrize("content", DAMAGED + FOREIGN)
+def test_damaged_and_foreign_records_do_not_count(small_job: Any, content: bytes) -> None:
+    """Nothing is skipped for them, and a finished-looking one is not overwritten either."""
+    job = small_job()
+    made = runs.plan(job)
+    made.folder.mkdir(parents=True)
+    (made.folder / "result.json").write_bytes(content)
+    found = runs.plan(job)
+    assert found.action == ("refuse" if b"done" in content else "run")
+    assert (made.folder / "result.json").read_bytes() == content
+
+
+def test_published_records_never_count_as_finished(small_job: Any) -> None:
+    job = small_job()
+    run(job)
+    folder, _ = record_of(job)
+    (job.runs_dir / "published").mkdir()
+    folder.rename(job.runs_dir / "published" / folder.name)
+    assert runs.plan(job).action == "run"
+    assert job.runs_dir != runs.PUBLISHED
+
+
+def test_a_duplicate_waits_and_skips(small_job: Any, tmp_path: Path, capsys: Any) -> None:
+    """The second of two processes finds the first one's record when it gets the lock."""
+    job = small_job()
+    run(job)
+    folder, record = record_of(job)
+    folder.rename(tmp_path / "finished elsewhere")
+    found: list[Any] = []
+    with runs.lock(job, folder.name):
+        second = threading.Thread(target=lambda: found.append(run(job)))
+        second.start()
+        time.sleep(1)
+        assert second.is_alive()
+        assert not folder.exists()
+        (tmp_path / "finished elsewhere").rename(folder)
+    second.join(60)
+    assert found == [record]
+    assert not (job.runs_dir / ".replaced").exists()
+
+
+# -- outcomes ---------------------------------------------------------------------------------------------------------
+def test_failed_runs_are_recorded_and_run_again(small_job: Any, monkeypatch: Any) -> None:
+    job = small_job("train.checkpoint_every=2")
+    whole = run(small_job(f"runs_dir={job.runs_dir}-other"))
+    with monkeypatch.context() as m:
+        loss, calls = training.label_loss_sum, []
+
+        def fails(*args: Any) -> Any:
+            calls.append(1)
+            if len(calls) > 4:
+                raise RuntimeError("out of luck")
+            return loss(*args)
+
+        m.setattr(training, "label_loss_sum", fails)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            run(job)
+    _, record = record_of(job)
+    assert record["status"] == "failed"
+    assert record["error"]["class"] == "RuntimeError"
+    assert "in fails" in record["error"]["traceback"]
+    assert runs.plan(job).action == "resume"  # from step 4
+    again = run(job)
+    assert (again["status"], again["test"]) == ("done", whole["test"])
+    assert again["train"]["loss_last"] == whole["train"]["loss_last"]
+    assert "error" not in again
+
+
+def test_diverged_is_an_outcome(small_job: Any, monkeypatch: Any, capsys: Any) -> None:
+    """Kept and not run again; the model that the next run of the process gets is sound."""
+    job = small_job()
+    with monkeypatch.context() as m:
+        loss = training.label_loss_sum
+        m.setattr(training, "label_loss_sum", lambda *args: loss(*args) * float("nan"))
+        record = run(job)
+    assert record["status"] == "diverged"
+    assert record["error"] == {"class": "DivergedError", "message": "loss nan, gradient norm nan at step 1"}
+    assert "diverged: loss nan" in capsys.readouterr().out
+    assert runs.plan(job).action == "skip"
+    assert run(job) == record_of(job)[1]
+    assert run(small_job("seed=1"))["status"] == "done"
+
+
+def test_unfinished_runs_resume_only_if_they_are_the_same(small_job: Any) -> None:
+    job = small_job()
+    made = runs.plan(job)
+    runs.begin(made, "x")
+    assert runs.plan(job).action == "resume"
+    started = made.folder / "checkpoint" / "started.json"
+    for changed in ({"science_hash": "x"}, {"code_hash": "x"}):
+        started.write_text(json.dumps({"science_hash": made.science_hash, "code_hash": made.code_hash} | changed))
+        assert runs.plan(job).action == "run"
+    started.write_bytes(b"\xff")
+    assert runs.plan(job).action == "run"
+    runs.begin(runs.plan(job), "y")
+    assert (made.folder / "config.yaml").read_text() == "y"
+    assert len(list((job.runs_dir / ".replaced").iterdir())) == 1
+
+
+def test_dry_run_writes_nothing(small_job: Any, tmp_path: Path, capsys: Any) -> None:
+    job = small_job("dry_run=true")
+    assert run(job) == {}
+    assert runs.make_id(job) in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+# -- bits -------------------------------------------------------------------------------------------------------------
+@given(st.lists(st.booleans(), max_size=200))
+def test_bits_round_trip(correct: list[bool]) -> None:
+    """Question 0 is the most significant bit of the first digit; the last digit is filled with zeros."""
+    digits = to_bits(correct)
+    assert from_bits(digits, len(correct)) == correct
+    assert len(digits) == -(-len(correct) // 4)
+    value = int(digits or "0", 16)
+    assert [bool(value >> (4 * len(digits) - 1 - k) & 1) for k in range(len(correct))] == correct
+    assert value.bit_count() == sum(correct)

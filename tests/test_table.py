@@ -1,0 +1,264 @@
+"""Intervals against other implementations and simulation; the table is what the records say and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
+
+from harness import publish as publishing
+from harness import table
+from harness.bad_input import BadInput
+from harness.evaluation import to_bits
+from harness.report import wilson
+from harness.run import run
+from harness.stats import crossed_bootstrap
+
+QUESTIONS = 40
+
+
+def record(
+    variant: str = "lora", seed: int = 0, right: list[bool] | None = None, status: str = "done", **more: Any
+) -> dict[str, Any]:
+    """A record as a run writes it, with the figures a table needs."""
+    right = [n % 4 == 0 for n in range(QUESTIONS)] if right is None else right
+    metrics = {
+        "accuracy": sum(right) / len(right),
+        "correct": sum(right),
+        "total": len(right),
+        "flexible_accuracy": 0.5,
+        "truncated": 2,
+        "no_answer": 0,
+        "questions_hash": "q",
+        "correct_bits": to_bits(right),
+    }
+    made = {
+        "schema_version": 1,
+        "run_id": f"tiny-tiny__{variant}__r8__lr0.005__none__s400__seed{seed}",
+        "benchmark": "tiny",
+        "model": "tiny",
+        "variant": variant,
+        "rank": 8,
+        "lora_rank": None,
+        "lr": 0.005,
+        "quantization": "none",
+        "seed": seed,
+        "status": status,
+        "trainable_params": 1234567,
+        "code_hash": "c",
+        "science_hash": "s",
+    }
+    if status == "done":
+        made |= {
+            "adapter_file_bytes": 45678,
+            "test": metrics,
+            "valid": metrics,
+            "train": {"tokens_per_s": 4321.0, "loss_first": 2.0, "loss_last": 1.0},
+            "memory": {"train": {"peak_rss_gb": 1.25}, "eval": {"peak_rss_gb": 0.75}},
+            "cost": {"attach_seconds": 0.1, "added_macs_per_token": 5.0},
+            "health": {"moved": True},
+            "forgetting": 0.01,
+            "seconds": 61.0,
+        }
+    return made | more
+
+
+def write(folder: Path, *records: dict[str, Any]) -> Path:
+    for r in records:
+        (folder / r["run_id"]).mkdir(parents=True)
+        (folder / r["run_id"] / "result.json").write_text(json.dumps(r))
+    return folder
+
+
+# -- intervals --------------------------------------------------------------------------------------------------------
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_equals_statsmodels(pair: tuple[int, int]) -> None:
+    assert wilson(*pair) == pytest.approx(proportion_confint(*pair, alpha=0.05, method="wilson"), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "least"), [(5, 0.0, 0.95), (5, 0.3, 0.88), (3, 0.3, 0.80), (10, 0.3, 0.91)]
+)
+def test_crossed_bootstrap_covers_the_truth(seeds: int, spread: float, least: float) -> None:
+    """Simulated runs whose questions differ in difficulty and whose seeds differ in skill (spread, in logits).
+
+    An interval that pools the runs' questions covers far less. With few seeds even this one covers less than its 95 %:
+    three draws say little about a spread, and `least` is what there is to promise.
+    """
+    rng = np.random.default_rng(0)
+    grid = rng.normal(size=(4000, 1))
+    truth = float((1 / (1 + np.exp(-(grid + spread * rng.normal(size=(1, 2000)))))).mean())
+    inside = pooled = 0
+    trials, questions = 150, 150
+    for trial in range(trials):
+        logits = rng.normal(size=(1, questions)) + spread * rng.normal(size=(seeds, 1))
+        right = rng.random((seeds, questions)) < 1 / (1 + np.exp(-logits))
+        low, high = crossed_bootstrap(right, resamples=300, seed=trial)
+        assert low <= right.mean() <= high
+        inside += low <= truth <= high
+        a, b = wilson(int(right.sum()), right.size)
+        pooled += a <= truth <= b
+    assert inside / trials >= least - 0.04  # 0.04: two standard errors of 150 trials
+    assert pooled < inside
+
+
+def test_bootstrap_is_seeded_and_symmetric() -> None:
+    right = np.random.default_rng(1).random((3, 60)) < 0.4
+    low, high = crossed_bootstrap(right)
+    assert (low, high) == crossed_bootstrap(right)
+    flipped = crossed_bootstrap(~right)
+    assert (1 - flipped[1], 1 - flipped[0]) == pytest.approx((low, high), abs=0.01)
+    assert crossed_bootstrap(np.ones((2, 9), dtype=bool)) == (1.0, 1.0)
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> None:
+    """Each with a reason; a table from the rest is the table without them."""
+    good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
+    write(tmp_path, *good)
+    alone = table.markdown(table.rows(table.read_records([tmp_path]).records), {})
+    broken: dict[str, Any] = {
+        "empty": "",
+        "half": json.dumps(record())[:200],
+        "binary": b"\xff\x00",
+        "list": "[1, 2]",
+        "text": '"done"',
+        "foreign": '{"accuracy": 0.9}',
+        "newer": json.dumps(record(run_id="newer", schema_version=2)),
+        "copied": json.dumps(record()),
+        "interrupted": json.dumps(record(run_id="interrupted", status="interrupted")),
+        "odd": json.dumps(record(run_id="odd", status="half done")),
+        "bits": json.dumps(record(run_id="bits", test=record()["test"] | {"correct_bits": "ff"})),
+        "sum": json.dumps(record(run_id="sum", test=record()["test"] | {"correct": 39, "accuracy": 39 / 40})),
+    }
+    for key in ("test", "valid", "memory", "cost", "seconds", "variant", "trainable_params", "adapter_file_bytes"):
+        broken[f"no_{key}"] = json.dumps({k: v for k, v in record(run_id=f"no_{key}").items() if k != key})
+    for name, content in broken.items():
+        (tmp_path / name).mkdir()
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name / "result.json").write_bytes(data)
+    (tmp_path / "started").mkdir()
+    (tmp_path / "a file").write_text("")
+    write(tmp_path / "published", record("dora"))
+    write(tmp_path / ".replaced", record("pissa"))
+
+    found = table.read_records([tmp_path, tmp_path / "no such folder"])
+    assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
+    assert sorted(line.split(":")[0] for line in found.skipped) == sorted([*broken, "started"])
+    assert all(len(line.split(": ", 1)[1]) > 8 and "\n" not in line for line in found.skipped)
+    assert table.markdown(table.rows(found.records), {}) == alone
+
+
+def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    seeds = [(rng.random(QUESTIONS) < p).tolist() for p in (0.4, 0.6)]
+    records = [record(seed=n, right=r) for n, r in enumerate(seeds)]
+    floor = record("none", right=[True] * 3 + [False] * 37, run_id="tiny-tiny__none__none", lr=None, seed=None)
+    lost = record("lora", seed=2, status="diverged")
+    frame = table.rows([*records, floor, lost])
+    assert list(frame["variant"]) == ["lora", "none"]
+    lora = frame.iloc[0]
+    assert lora["accuracy"] == pytest.approx(np.mean(seeds))
+    assert (lora["low"], lora["high"]) == crossed_bootstrap(np.array(seeds))
+    assert (lora["seeds"], lora["diverged"], lora["failed"]) == (2, 1, 0)
+    assert (frame.iloc[1]["low"], frame.iloc[1]["high"]) == wilson(3, 40)
+    text = table.markdown(frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})
+    (line,) = [x for x in text.splitlines() if "lora" in x]
+    cells = [c.strip() for c in line.strip("|").split("|")]
+    assert cells[0] == "[lora](https://arxiv.org/abs/2106.09685) (1 diverged)"
+    assert {"yes", "no (why)", "1,234,567", "45.7", "1.25 / 0.75", "4,321", "61", "0.005"} <= set(cells)
+    assert f"{100 * np.mean(seeds):.1f} [{100 * lora['low']:.1f}, {100 * lora['high']:.1f}]" in cells
+
+
+def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
+    odd = record(seed=1)
+    odd["test"] = odd["test"] | {"questions_hash": "other"}
+    with pytest.raises(SystemExit, match="seeds answered different questions"):
+        table.rows([record(seed=0), odd])
+
+
+@pytest.mark.parametrize("records", [[], [record(status="diverged")], [record(status="failed")]], ids=len)
+def test_tables_of_no_accuracy(records: list[dict[str, Any]]) -> None:
+    text = table.markdown(table.rows(records), {})
+    assert ("lora" in text and "–" in text) if records else text == "No published runs yet."
+
+
+# -- README and reports -----------------------------------------------------------------------------------------------
+def test_only_the_part_between_the_markers_changes() -> None:
+    readme = f"before {table.BEGIN[:10]}\n{table.BEGIN}\nold | table\n{table.END}\nafter\n"
+    changed = table.with_table(readme, "NEW")
+    assert changed == readme.replace("old | table", "NEW")
+    assert table.with_table(changed, "NEW") == changed
+    for bad in ("nothing", readme + table.END, readme + table.BEGIN, f"{table.END}\n{table.BEGIN}"):
+        with pytest.raises(SystemExit, match=r"^README.md: the markers are missing; expected .* once each"):
+            table.with_table(bad, "NEW")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: Any) -> Path:
+    """A copy of what cost_report.py writes, so that tests change none of it."""
+    shutil.copyfile(publishing.README, tmp_path / "README.md")
+    monkeypatch.setattr(publishing, "ROOT", tmp_path)
+    monkeypatch.setattr(publishing, "README", tmp_path / "README.md")
+    monkeypatch.setattr(publishing, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "runs" / "published")
+    monkeypatch.setattr(publishing, "CAPABILITIES", tmp_path / "reports" / "capabilities.json")
+    monkeypatch.setattr(publishing, "build", functools.partial(publishing.build, tmp_path / "runs" / "published"))
+    return tmp_path
+
+
+def test_check_fails_on_any_changed_figure(repository: Path) -> None:
+    published = write(repository / "runs" / "published", record(seed=0), record("hra"))
+    publishing.rebuild()
+    publishing.check()
+    readme, csv = repository / "README.md", repository / "reports" / "results.csv"
+    assert "25.0 [" in readme.read_text()
+    for file, old, new in ((readme, "25.0 [", "26.0 ["), (csv, "1234567", "1234568")):
+        text = file.read_text()
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(SystemExit, match=f"{file.name}: not what runs/published gives") as stopped:
+            publishing.check()
+        assert stopped.value.code not in (0, None)
+        assert file.read_text() != text  # check changes nothing
+        publishing.rebuild()
+        assert file.read_text() == text
+    changed = record(seed=0, right=[True] * QUESTIONS)
+    (published / changed["run_id"] / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(SystemExit, match=r"README\.md.*results\.csv.*not what"):
+        publishing.check()
+
+
+def test_with_no_run_at_all(repository: Path, capsys: Any) -> None:
+    publishing.rebuild()
+    publishing.check()
+    publishing.show(str(repository / "nothing"))
+    assert "No published runs yet." in (repository / "README.md").read_text()
+    assert "no finished runs yet" in capsys.readouterr().out
+
+
+def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job: Any, capsys: Any) -> None:
+    """A real run: its published record alone gives the table; nothing is copied when one of the ids is wrong."""
+    job = small_job(f"runs_dir={repository / 'local'}")
+    name = run(job)["run_id"]
+    published = repository / "runs" / "published"
+    with pytest.raises(BadInput, match=r"^publish=nope: not a finished run, got None; expected done or diverged\.$"):
+        publishing.publish([name, "nope"], str(job.runs_dir))
+    assert not published.exists()
+    publishing.publish([name], str(job.runs_dir))
+    assert {p.name for p in (published / name).iterdir()} == {"result.json", "config.yaml", "metrics.jsonl"}
+    assert (published / name / "result.json").read_bytes() == (job.runs_dir / name / "result.json").read_bytes()
+    shutil.rmtree(job.runs_dir)
+    publishing.rebuild()
+    publishing.check()
+    assert "not counted" not in capsys.readouterr().out
+    publishing.show(str(job.runs_dir))
+    assert "[lora](" in (repository / "README.md").read_text()
+    assert name.replace("__seed0", "") in capsys.readouterr().out

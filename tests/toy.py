@@ -1,0 +1,135 @@
+"""A two-block toy language model with the layer names of a transformer, and small configs for every variant."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import adapters as ad
+from adapters._contract import Calibration
+
+VOCABULARY, HIDDEN, WIDE = 13, 16, 24
+SMALL = {"r": 8, "lora_rank": 3, "block": 3, "group_size": 4}
+HAS_SITES = [n for n in ad.VARIANTS if n not in ("none", "full")]
+# Settings that change the formula, each beside the variant's defaults.
+SETTINGS: list[tuple[str, dict[str, Any]]] = [(n, {}) for n in HAS_SITES] + [
+    (n, kw)
+    for n, kw in (
+        ("lora", {"scaling": "rslora"}),
+        ("pissa", {"alpha": 3.0}),
+        ("dora", {"scaling": "rslora"}),
+        ("delora", {"residual_init": True}),
+        ("antipasto", {"coeff": 0.5}),
+        ("antipasto", {"calibrated": True}),
+        ("antipasto_arrow", {"block": 8}),
+        ("antipasto_rot", {"coeff": -0.7}),
+        ("antipasto_ablate", {"k": 3, "coeff": 0.5}),
+        ("antipasto_ablate", {"cov_orient": True}),
+        ("antipasto_ablate", {"calibrated": True}),
+        ("antipasto_corda", {"coeff": -0.6, "cov_eps": 0.1}),
+        ("eva", {"rho": 2.0}),
+        ("lora_xs", {"alpha": 3.0}),
+        ("road", {"kind": 2}),
+        ("road", {"kind": 4}),
+    )
+    if n in ad.VARIANTS
+]
+IDS = ["-".join([n, *(f"{k}={v}" for k, v in kw.items())]) for n, kw in SETTINGS]
+
+
+class Block(nn.Module):
+    def __init__(self, keyword: bool) -> None:
+        super().__init__()
+        self.keyword = keyword
+        self.q_proj = nn.Linear(HIDDEN, WIDE)
+        self.k_proj = nn.Linear(HIDDEN, HIDDEN, bias=False)
+        self.v_proj = nn.Linear(HIDDEN, HIDDEN)
+        self.down_proj = nn.Linear(WIDE, HIDDEN, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h + self.down_proj(torch.tanh(self.q_proj(h)))
+        v = self.v_proj(input=h) if self.keyword else self.v_proj(h)  # some models call by keyword; PEFT cannot
+        return h + torch.tanh(self.k_proj(h)) * v
+
+
+class Toy(nn.Module):
+    """Token ids (n, t) → logits (n, t, vocabulary)."""
+
+    def __init__(self, keyword: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, HIDDEN)
+        self.layers = nn.ModuleList(Block(keyword) for _ in range(2))
+        self.lm_head = nn.Linear(HIDDEN, VOCABULARY, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.embedding(ids)
+        for layer in self.layers:
+            h = layer(h)
+        return self.lm_head(h)
+
+
+def toy(dtype: torch.dtype = torch.float32, seed: int = 0, keyword: bool = True) -> Toy:
+    """Weights with singular values spread over a decade, so that every singular vector is well determined."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Toy(keyword)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+            if p.dim() == 2:
+                U, _, Vh = torch.linalg.svd(p, full_matrices=False)
+                p.copy_(U * torch.linspace(1.5, 0.15, len(Vh)) @ Vh)
+    return model.to(dtype)
+
+
+def tokens(n: int = 4, t: int = 6, seed: int = 1) -> Tensor:
+    return torch.randint(VOCABULARY, (n, t), generator=torch.Generator().manual_seed(seed))
+
+
+def small(name: str, **settings: Any) -> Any:
+    """The variant's config at toy size, on every matched layer of its default targets."""
+    config = ad.VARIANTS[name].Config
+    names = {f.name for f in fields(config)}
+    return config(**{k: v for k, v in SMALL.items() if k in names} | settings)
+
+
+CALIBRATION = [tokens(8, 6, seed=s) for s in (7, 8)]
+
+
+def attached(model: nn.Module, name: str, **settings: Any) -> ad.Attachment:
+    """Attaches a small config; calibrated=True passes calibration data to variants that can do without."""
+    optional = settings.pop("calibrated", False)
+    cfg = small(name, **settings)
+    read = ad.VARIANTS[name].calibration(cfg) is Calibration.required or optional
+    return ad.attach(model, cfg, seed=0, calibration=CALIBRATION if read else None)
+
+
+@torch.no_grad()
+def generic(handle: ad.Attachment, seed: int = 2) -> None:
+    """Moves every trainable tensor to a random point in general position."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in handle.trainable().items():
+        if name.endswith("lora_alpha"):  # a rate in [0, 1]
+            p.copy_(0.1 + 0.8 * torch.rand(p.shape, generator=generator))
+        else:
+            p.add_(0.3 * torch.randn(p.shape, generator=generator))
+
+
+def moments(model: nn.Module) -> dict[str, Tensor]:
+    """C = E[xxᵀ] of every linear layer's inputs over CALIBRATION, fp64, taken from the bare model."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _, args, kwargs: seen.setdefault(name, []).append((args or (kwargs["input"],))[0].detach())
+
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    hooks = [m.register_forward_pre_hook(keep(n), with_kwargs=True) for n, m in linear.items()]
+    with torch.no_grad():
+        for batch in CALIBRATION:
+            model(batch)
+    for hook in hooks:
+        hook.remove()
+    X = {n: torch.cat([x.flatten(0, -2) for x in xs]).double() for n, xs in seen.items()}
+    return {n: x.T @ x / len(x) for n, x in X.items()}
