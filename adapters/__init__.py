@@ -10,16 +10,9 @@
 
 from adapters._checkpoint import load, save
 from adapters._errors import AdapterError
-from adapters._hooks import (
-    VARIANTS,
-    Attachment,
-    attach,
-    attachment,
-    detach,
-    parameter_count,
-    parameter_groups,
-)
+from adapters._hooks import Attachment, attach, attachment, detach, parameter_groups
 from adapters._peft import export_peft, import_peft
+from adapters._registry import VARIANTS, parameter_count
 
 globals().update({variant.Config.__name__: variant.Config for variant in VARIANTS.values()})
 

@@ -33,7 +33,8 @@ from adapters._format import (
     tensors_sha256,
     write_tensors,
 )
-from adapters._hooks import Attachment, Restored, attach, attachment, detach, layer_config, variant_has_sites
+from adapters._hooks import Attachment, Restored, attach, attachment, detach
+from adapters._registry import layer_config, variant_has_sites
 from adapters._targets import PRESETS, select_targets
 from adapters._weights import dense_weight, layer_shape, values_sha256
 

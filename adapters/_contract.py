@@ -129,6 +129,7 @@ class Variant:
     paper: ClassVar[str | None] = None  # arXiv number
     supports_quantized: ClassVar[bool] = True
     trains_base: ClassVar[bool] = False  # the one exception to "weights are never written"
+    basis_fields: ClassVar[tuple[str, ...] | None] = None  # config fields its basis depends on; None: all of them
     no_decay: ClassVar[frozenset[str]] = frozenset()  # scale-free tensors: decay would not pull them to identity
     lr_multipliers: ClassVar[Mapping[str, float]] = {}
     identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity

@@ -33,7 +33,7 @@ from torch import Tensor
 from adapters._bases import atomic_file
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
-from adapters._hooks import VARIANTS
+from adapters._registry import VARIANTS
 
 FORMAT, VERSION = "adapters", "1"
 PROBES = 16

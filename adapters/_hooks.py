@@ -22,23 +22,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adapters._bases import BasisCache
 from adapters._calibration import Moments, calibration_sha256, second_moments
-from adapters._contract import DTYPES, Calibration, Config, Variant, discover, optimizer_steps, wide
+from adapters._contract import Calibration, Config, Variant, optimizer_steps
 from adapters._errors import AdapterError, problem
+from adapters._registry import field_names, layer_config, variant_has_sites, variant_of
+from adapters._site import MARK, InputHook, OutputHook, build
 from adapters._targets import select_targets
-from adapters._weights import (
-    compute_dtype,
-    dense_weight,
-    forbid_cpu_packing,
-    layer_shape,
-    quantization,
-    quantized_biases,
-    values_sha256,
-)
+from adapters._weights import compute_dtype, forbid_cpu_packing, layer_shape, quantization, quantized_biases
 
 log = logging.getLogger("adapters")
-VARIANTS: dict[str, type[Variant]] = discover()
 _HANDLE = "_adapters_attachment"  # attribute of the model while something is attached
-_MARK = "_adapters_site"  # attribute of each adapted layer
 
 
 class Attachment:
@@ -79,7 +71,7 @@ class Attachment:
 
     @property
     def coeff(self) -> float:
-        if "coeff" not in _fields(self.cfg):
+        if "coeff" not in field_names(self.cfg):
             raise AdapterError(problem(self.variant.name, "this variant has no coeff"))
         return next(iter(self.sites.values())).coeff
 
@@ -153,7 +145,11 @@ def attach(
             cfgs = _layer_configs(handle, layers, moments, _restored)
             for name, layer in layers.items():
                 moment = None if moments is None else moments[name]
-                _prepare_site(handle, name, layer, cfgs[name], generator, moment, _restored)
+                site = variant(layer, cfgs[name], *layer_shape(layer))
+                stored = _restored.bases.get(name) if _restored is not None else None
+                dtype, cache = compute_dtype(model, layer), handle.basis_cache
+                build(site, generator, moment, handle._undo, dtype=dtype, stored=stored, cache=cache)
+                handle.sites[name] = site
             for site in handle.sites.values():  # only now: reading a moment may have run the model
                 _register(handle, site, site.layer)
         _finish(handle)
@@ -179,45 +175,6 @@ def attachment(model: nn.Module) -> Attachment:
     return handle
 
 
-def variant_of(cfg: Config) -> type[Variant]:
-    """The Variant whose Config `cfg` is. Raises AdapterError for anything else."""
-    for variant in VARIANTS.values():
-        if type(cfg) is variant.Config:
-            return variant
-    expected = "an instance of " + ", ".join(v.Config.__name__ for v in VARIANTS.values())
-    raise AdapterError(problem("attach", "not a config", got=cfg, expected=expected))
-
-
-def variant_has_sites(variant: type[Variant]) -> bool:
-    """False for variants that adapt no layer (`none`, `full`)."""
-    return variant.forward is not Variant.forward or variant.changes_input()
-
-
-def layer_config(cfg: Any, o: int, i: int) -> Any:
-    """`cfg` with ranks no larger than an (o, i) layer allows."""
-    fields = {f.name: f for f in dataclasses.fields(cfg)}
-    if "r" not in fields:
-        return cfg
-    multiple = fields["r"].metadata["multiple"]  # hra's rows come in pairs, antipasto_rot's directions in fours
-    r = min(cfg.r, min(o, i) // multiple * multiple)
-    inner = {n: min(getattr(cfg, n), r) for n in ("lora_rank", "block", "k") if n in fields}  # sizes inside the rank
-    return dataclasses.replace(cfg, r=r, **inner)
-
-
-def parameter_count(model: nn.Module, cfg: Config) -> int:
-    """Trainable parameters that `attach(model, cfg)` would make; reads shapes only, so a meta-device model will do."""
-    variant = variant_of(cfg)
-    if variant.trains_base:
-        return sum(p.numel() for p in model.parameters())
-    if not variant_has_sites(variant):
-        return 0
-    total = 0
-    for layer in select_targets(model, cfg).values():
-        o, i = layer_shape(layer)
-        total += sum(torch.Size(s).numel() for s in variant.shapes(layer_config(cfg, o, i), o, i).values())
-    return total
-
-
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
     """Optimizer groups: no weight decay where it would not pull to identity, lr multipliers of the variant applied."""
     handle = attachment(model)
@@ -230,16 +187,12 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) 
 
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
-def _fields(cfg: Config) -> set[str]:
-    return {f.name for f in dataclasses.fields(cfg)}
-
-
 def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
     return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
 
 
 def _refuse_second(model: nn.Module) -> None:
-    taken = hasattr(model, _HANDLE) or any(hasattr(m, _MARK) for m in model.modules())
+    taken = hasattr(model, _HANDLE) or any(hasattr(m, MARK) for m in model.modules())
     if taken:
         raise AdapterError(problem(type(model).__name__, "an adapter is already attached", remedy="Detach it first."))
 
@@ -265,7 +218,7 @@ def _layer_configs(
 ) -> dict[str, Any]:
     shapes = {n: layer_shape(layer) for n, layer in layers.items()}
     cfgs = {n: layer_config(handle.cfg, *shape) for n, shape in shapes.items()}
-    if "r" in _fields(handle.cfg):
+    if "r" in field_names(handle.cfg):
         handle.clamped |= {n: c.r for n, c in cfgs.items() if c.r != handle.cfg.r}
     if restored is not None:
         handle.calibration_sha256 = restored.calibration_sha256
@@ -298,69 +251,12 @@ def _restore_bias(bias: nn.Parameter, values: Tensor) -> None:
         bias.data = values.to(bias.device)
 
 
-def _prepare_site(
-    handle: Attachment,
-    name: str,
-    layer: nn.Linear,
-    cfg: Any,
-    generator: torch.Generator,
-    moment: Tensor | None,
-    restored: Restored | None,
-) -> None:
-    """Everything but the hooks: the variant's instance, its frozen and its trainable tensors."""
-    o, i = layer_shape(layer)
-    site = handle.variant(layer, cfg, o, i)
-    device, dtype = layer.weight.device, compute_dtype(handle.model, layer)
-    setattr(layer, _MARK, site)
-    handle._undo.append(partial(delattr, layer, _MARK))
-
-    stored = restored.bases.get(name) if restored is not None else None
-    if stored:
-        basis = site.restore(dense_weight(layer).to(torch.float64), {k: t.to(device) for k, t in stored.items()})
-    else:
-        basis = _basis(handle, site, moment)
-    for key, tensor in basis.items():
-        kept = wide(dtype) if tensor.dim() <= 1 else dtype  # S and norms stay wide
-        kept = kept if tensor.is_floating_point() and key not in site.exact_basis else tensor.dtype
-        # A copy: with device and dtype unchanged `.to` would share storage with a cached or stored basis.
-        layer.register_buffer(key, tensor.to(device, kept, copy=True).contiguous(), persistent=False)
-        handle._undo.append(partial(delattr, layer, key))
-
-    # Initial values are drawn on the CPU, so that every device starts from the same ones.
-    for key, shape in site.shapes(cfg, o, i).items():
-        layer.register_parameter(key, nn.Parameter(torch.zeros(shape, dtype=DTYPES[cfg.dtype])))
-        handle._undo.append(partial(delattr, layer, key))
-    site.init(generator, moment)
-    for p in site.parameters().values():
-        p.data = p.data.to(device)
-    handle.sites[name] = site
-
-
-def _basis(handle: Attachment, site: Variant, moment: Tensor | None) -> dict[str, Tensor]:
-    if type(site).basis is Variant.basis:
-        return {}
-    weight, cache = dense_weight(site.layer), handle.basis_cache
-    if cache is None:
-        return site.basis(weight.to(torch.float64), moment)
-    fields = {
-        k: v
-        for k, v in dataclasses.asdict(site.cfg).items()
-        if k not in ("targets", "layers", "roles", "dtype", "coeff")
-    }
-    key = cache.key(site.name, values_sha256(weight), fields, moment)
-    tensors = cache.read(key)
-    if tensors is None:
-        tensors = site.basis(weight.to(torch.float64), moment)
-        cache.write(key, tensors)
-    return tensors
-
-
 def _register(handle: Attachment, site: Variant, layer: nn.Linear) -> None:
     hooks = []
     if site.changes_input():
-        hooks.append(layer.register_forward_pre_hook(_InputHook(site), with_kwargs=True))
+        hooks.append(layer.register_forward_pre_hook(InputHook(site), with_kwargs=True))
     if type(site).forward is not Variant.forward:
-        hooks.append(layer.register_forward_hook(_OutputHook(site), with_kwargs=True))
+        hooks.append(layer.register_forward_hook(OutputHook(site), with_kwargs=True))
     handle._undo += [h.remove for h in hooks]
 
 
@@ -378,44 +274,3 @@ def _undo(handle: Attachment) -> None:
     if hasattr(handle, "_step_hook"):
         handle._step_hook.remove()
     handle.sites.clear()
-
-
-# -- the hooks ---------------------------------------------------------------------------------------------------------
-def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return args[0] if args else kwargs["input"]
-
-
-class _InputHook:
-    """Forward pre-hook (a class, so that copy.deepcopy carries the site along with its layer)."""
-
-    def __init__(self, site: Variant) -> None:
-        self.site = site
-
-    def __call__(self, layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        _begin(self.site)
-        x = self.site.forward_input(_input_of(args, kwargs))
-        return ((x, *args[1:]), kwargs) if args else ((), {**kwargs, "input": x})
-
-
-class _OutputHook:
-    def __init__(self, site: Variant) -> None:
-        self.site = site
-
-    def __call__(self, layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        x, site = _input_of(args, kwargs), self.site
-        _begin(site)
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            factors = site.cached(f"factors {x.dtype}", lambda: _cast(site.factors(), x.dtype))
-            if factors is not None:
-                P, Q = factors
-                return y + nn.functional.linear(nn.functional.linear(x, Q), P)
-        return site.forward(x, y)
-
-
-def _begin(site: Variant) -> None:
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        site.drop_cache()
-
-
-def _cast(factors: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-    return None if factors is None else (factors[0].to(dtype), factors[1].to(dtype))

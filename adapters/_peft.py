@@ -2,7 +2,7 @@
 
 A folder holds adapter_config.json and adapter_model.safetensors, with tensors `base_model.model.<module>.<tensor>`.
 `_peft_kinds.KINDS` says which of PEFT's kinds computes the same function as which variant. Every other variant that is
-linear in x goes out as plain LoRA, P and Q of ΔW = PQ with the scale folded in (lora_alpha = r), and comes back as LoRA.
+linear in x goes out as plain LoRA, P and Q of ΔW = PQ with the scale folded in (lora_alpha = r); and returns as LoRA.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from adapters._checkpoint import basis_of, exact_names
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._format import Path_, harmless, read_tensors, write_tensors
-from adapters._hooks import VARIANTS, Attachment, Restored, attach, attachment, detach
+from adapters._hooks import Attachment, Restored, attach, attachment, detach
 from adapters._peft_kinds import KINDS, Kind, Tensors
+from adapters._registry import VARIANTS
 from adapters._targets import PRESETS, select_targets
-from adapters._weights import is_linear
+from adapters._weights import is_linear, layer_shape
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 
@@ -57,7 +58,6 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", "") or None,
         "inference_mode": True,
         "target_modules": targets,
-        "bias": "none",
         "modules_to_save": None,
     }
     config |= dict(kind.flags) | kind.fields(handle.cfg, ranks, targets)
@@ -123,12 +123,14 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     config = _read_config(path)
     layers = _layer_tensors(where, path)
     name, kind = _kind_of(where, config, layers)
-    linear = {n for n, m in model.named_modules() if is_linear(m)}
-    if odd := sorted(layers.keys() - linear):
+    linear = {n: m for n, m in model.named_modules() if is_linear(m)}
+    if odd := sorted(layers.keys() - linear.keys()):
         raise AdapterError(problem(where, f"{odd[0]} is not a linear layer of this model"))
     try:
         cfg = VARIANTS[name].Config(targets=_own_targets(model, layers.keys()), **kind.settings(config))
         cfgs = {n: _layer_config(cfg, kind, config, n, t) for n, t in layers.items()}
+        for n, own in cfgs.items():
+            VARIANTS[name].shapes(own, *layer_shape(linear[n]))  # raises where the config does not fit
     except (LookupError, TypeError, ValueError, AttributeError, re.error) as error:
         raise AdapterError(problem(where, f"unusable {CONFIG} ({type(error).__name__}: {error})")) from None
     handle = attach(model, cfg, seed=0, _restored=Restored(cfgs, {}, None))

@@ -76,7 +76,7 @@ def _read_delora(site: Any, tensors: Tensors) -> Tensors:
 def _lora_fields(cfg: Any, ranks: dict[str, int], targets: Any) -> dict[str, Any]:
     common = Counter(ranks.values()).most_common(1)[0][0]
     pattern = {f"^{re.escape(n)}": r for n, r in ranks.items() if r != common}  # PEFT appends $
-    return {"r": common, "lora_alpha": common, "rank_pattern": pattern, "alpha_pattern": pattern}
+    return {"r": common, "lora_alpha": common, "rank_pattern": pattern, "alpha_pattern": pattern, "bias": "none"}
 
 
 def _lora_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class AntiPaSTOConfig(Config):
 
 class AntiPaSTO(Variant):
     Config = AntiPaSTOConfig
+    basis_fields = ("r",)
     paper = "2601.07473"
 
     @classmethod

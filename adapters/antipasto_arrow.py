@@ -39,6 +39,7 @@ class AntiPaSTOArrowConfig(Config):
 
 class AntiPaSTOArrow(Variant):
     Config = AntiPaSTOArrowConfig
+    basis_fields = ("r",)
 
     @classmethod
     def shapes(cls, cfg: AntiPaSTOArrowConfig, o: int, i: int) -> dict[str, Shape]:

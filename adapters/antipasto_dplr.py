@@ -37,6 +37,7 @@ class AntiPaSTODPLRConfig(Config):
 
 class AntiPaSTODPLR(Variant):
     Config = AntiPaSTODPLRConfig
+    basis_fields = ("r",)
 
     @classmethod
     def shapes(cls, cfg: AntiPaSTODPLRConfig, o: int, i: int) -> dict[str, Shape]:

@@ -41,6 +41,7 @@ class AntiPaSTORotConfig(Config):
 
 class AntiPaSTORot(Variant):
     Config = AntiPaSTORotConfig
+    basis_fields = ("r",)
     paper = "2601.07473"
 
     @classmethod

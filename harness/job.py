@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import adapters as ad
 from adapters._contract import DTYPES, Calibration, Config
-from adapters._hooks import variant_has_sites
+from adapters._registry import variant_has_sites
 from harness.bad_input import BadInput, integer, number, refuse
 from harness.schema import CONF, ROOT, Schema, register
 
@@ -113,6 +113,8 @@ def job_from(cfg: DictConfig) -> Job:
     lr, chosen = _learning_rate(c, variant, trained)
     steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
     batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
+    for group in ("benchmark", "model", "quantization"):
+        _option(group, c[group]["name"])
     if c["model"]["dtype"] not in DTYPES:
         raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
     eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
@@ -130,7 +132,7 @@ def job_from(cfg: DictConfig) -> Job:
         lr_chosen=chosen,
         steps=steps if lr is not None else 0,
         batch_size=batch,
-        seed=integer("seed", c["seed"], lo=0),
+        seed=integer("seed", c["seed"], lo=0, hi=2**63 - 1),
         max_length=integer("benchmark.max_length", bench["max_length"], lo=8),
         prompt=_prompt(bench["prompt"]),
         valid_size=integer("benchmark.valid_size", bench["valid_size"], lo=1),
@@ -175,10 +177,14 @@ def _refuse_unknown_keys(cfg: DictConfig) -> None:
 
     def visit(node: DictConfig, schema: type, prefix: str) -> None:
         known = {f.name for f in dataclasses.fields(schema)}
+        if OmegaConf.get_type(node) is schema and (
+            gone := sorted(known - set(node))
+        ):  # `~seed`; old records may lack keys
+            raise refuse(f"{prefix}{gone[0]}", "removed, but needed", remedy="Leave it out of the command line.")
         for key in map(str, node):
             if key not in known:
-                where = f"{prefix}{key}"
-                raise refuse(where, "unknown key", expected=f"one of {', '.join(sorted(known))}")
+                where, got = f"{prefix}{key}", node[key]
+                raise refuse(where, "unknown key", got=got, expected=f"one of {', '.join(sorted(known))}")
             kind = OmegaConf.get_type(node, key)
             if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not OmegaConf.is_missing(node, key):
                 visit(node[key], kind, f"{prefix}{key}.")
@@ -202,11 +208,11 @@ def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
         value = c[key]
         if value is None:
             continue
+        if key in ("rank", "lora_rank"):
+            integer(key, value, lo=1)
         if field not in known:
             log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
             continue
-        if key in ("rank", "lora_rank"):
-            integer(key, value, lo=1)
         fields[field] = value
     try:
         return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
@@ -238,6 +244,15 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
     return number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
+
+
+def _option(group: str, name: str) -> None:
+    """Names go into run ids and choose code; each must be the one of its own file."""
+    options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+    if name not in options:
+        raise refuse(
+            f"{group}.name", f"no such file in conf/{group}", got=name, expected=f"one of {', '.join(options)}"
+        )
 
 
 def _prompt(template: str) -> str:
