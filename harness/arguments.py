@@ -20,9 +20,8 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
         raise SystemExit(0)
     from adapters._errors import problem  # imports torch, which --help need not
 
-    types = {
-        f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in fields(schema)
-    }  # type: ignore[arg-type]
+    declared: Any = fields(schema)  # type: ignore[arg-type]
+    types = {f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in declared}
     checked = OmegaConf.structured(schema)
     given = set()
     for word in argv:
@@ -37,7 +36,7 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
             expected = TYPES.get(types[key], types[key])
             raise SystemExit(problem(key, "wrong type", got=value, expected=expected, remedy="See --help.")) from None
         given.add(key)
-    needed = [f.name for f in fields(schema) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    needed = [f.name for f in declared if f.default is MISSING and f.default_factory is MISSING]
     if missing := [n for n in needed if n not in given or checked[n] == ""]:
         raise SystemExit(problem(missing[0], "missing", expected=f"{missing[0]}=<value>", remedy="See --help."))
     result: Any = OmegaConf.to_object(checked)

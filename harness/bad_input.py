@@ -16,12 +16,13 @@ def refuse(where: str, what: str, *, got: object = NOTHING, expected: str = "", 
     return BadInput(problem(where, what, got=got, expected=expected, remedy=remedy))
 
 
-def integer(where: str, value: Any, *, lo: int, optional: bool = False) -> Any:
-    """`value`, an int >= lo. Raises BadInput."""
+def integer(where: str, value: Any, *, lo: int, hi: int | None = None, optional: bool = False) -> Any:
+    """`value`, an int inside the bounds. Raises BadInput."""
     if value is None and optional:
         return None
-    if type(value) is not int or value < lo:
-        expected = f"an integer >= {lo}" + (", or null" if optional else "")
+    if type(value) is not int or value < lo or (hi is not None and value > hi):
+        expected = f"an integer >= {lo}" + (f" and <= {hi}" if hi is not None else "")
+        expected += ", or null" if optional else ""
         raise refuse(where, "out of range", got=value, expected=expected)
     return value
 

@@ -113,7 +113,9 @@ def _keys_beside(key: str, overrides: dict[str, str]) -> list[str]:
     """The keys that a mistyped one stands among: of the schema, a nested part of it, or the chosen variant's YAML."""
     parent = key.rpartition(".")[0]
     if parent == "variant":
-        chosen = CONF / "variant" / f"{overrides.get('variant', 'antipasto_dplr')}.yaml"
+        defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+        usual = next(d["variant"] for d in defaults if "variant" in d)
+        chosen = CONF / "variant" / f"{overrides.get('variant', usual)}.yaml"
         return [k for k in yaml.safe_load(chosen.read_text()) if k not in ("name", "defaults_by_benchmark")]
     schema: Any = Schema
     for part in filter(None, parent.split(".")):

@@ -113,8 +113,7 @@ def job_from(cfg: DictConfig) -> Job:
     lr, chosen = _learning_rate(c, variant, trained)
     steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
     batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
-    for group in ("benchmark", "model", "quantization"):
-        _option(group, c[group]["name"])
+    _names(c)
     if c["model"]["dtype"] not in DTYPES:
         raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
     eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
@@ -246,13 +245,14 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
     return number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
 
 
-def _option(group: str, name: str) -> None:
-    """Names go into run ids and choose code; each must be the one of its own file."""
-    options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-    if name not in options:
-        raise refuse(
-            f"{group}.name", f"no such file in conf/{group}", got=name, expected=f"one of {', '.join(options)}"
-        )
+def _names(c: dict[str, Any]) -> None:
+    """Names go into run ids and choose code: each must be the one of its own file."""
+    for group in ("benchmark", "model", "quantization"):
+        options, name = sorted(p.stem for p in (CONF / group).glob("*.yaml")), c[group]["name"]
+        if name not in options:
+            raise refuse(
+                f"{group}.name", f"no such file in conf/{group}", got=name, expected=f"one of {', '.join(options)}"
+            )
 
 
 def _prompt(template: str) -> str:

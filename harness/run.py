@@ -32,7 +32,8 @@ def run(job: Job) -> dict[str, Any]:
         torch.set_num_threads(job.threads)
     if job.lr_chosen == "tuned":
         job = with_tuned_lr(job)
-    runs.check_writable(job.runs_dir)
+    runs.check_writable(job.runs_dir, "runs_dir")
+    runs.check_writable(job.cache_dir, "cache_dir")
     made = runs.plan(job)
     if made.action == "refuse":
         what = f"finished already, but not with the same {made.reason}"

@@ -58,10 +58,10 @@ def plan(job: Job) -> Plan:
     if job.force:
         return dataclasses.replace(made, record=record)
     changed = []
-    if record["science_hash"] != made.science_hash:
+    if record.get("science_hash") != made.science_hash:
         old = record.get("science", {})
         changed = [k for k in sorted(settings.keys() | old.keys()) if settings.get(k) != old.get(k)] or ["settings"]
-    if record["code_hash"] != code:
+    if record.get("code_hash") != code:
         changed.append(f"code of {job.variant}")
     if changed:
         return dataclasses.replace(made, action="refuse", reason=", ".join(changed), record=record)
@@ -183,7 +183,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """result.json of a run folder, or None where there is none that can be read."""
     try:
         record = json.loads((folder / "result.json").read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "status" in record else None
 
@@ -201,19 +201,18 @@ def lock(job: Job, run_id: str) -> FileLock:
     return FileLock(folder / f"{run_id}.lock")
 
 
-def check_writable(runs_dir: Path) -> None:
-    """Raises BadInput where runs cannot be stored; leaves nothing behind."""
-    existing = runs_dir
-    while not existing.exists():
+def check_writable(folder: Path, key: str) -> None:
+    """Raises BadInput where nothing can be stored below `folder`; leaves nothing behind."""
+    existing = folder
+    while not os.path.exists(existing):  # unlike Path.exists, no PermissionError below somebody else's folder
         existing = existing.parent
     try:
-        with tempfile.TemporaryFile(
-            dir=existing
-        ):  # for root, access rights say nothing about /proc or a read-only disk
+        # For root, access rights say nothing about /proc or a read-only disk.
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
-        raise refuse("runs_dir", what, got=str(runs_dir), remedy="Give another: runs_dir=<folder>.") from None
+        raise refuse(key, what, got=str(folder), remedy=f"Give another: {key}=<folder>.") from None
 
 
 def begin(made: Plan, composed_yaml: str) -> None:
@@ -240,5 +239,5 @@ def _unfinished(folder: Path) -> Any:
     """Hashes that an unfinished run was started with."""
     try:
         return json.loads((folder / "checkpoint" / "started.json").read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Records to the results table: one row per variant and setting, seeds taken together."""
+"""Records to rows: one per variant, setting and learning rate, seeds taken together; and the README's table of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import adapters as ad
+from harness.columns import markdown_table
 from harness.evaluation import from_bits
 from harness.report import peak, wilson
+from harness.sections import Cell, Curve, Section, curves, differences, pairs, roles, sections
 from harness.stats import crossed_bootstrap
 
 BEGIN, END = "<!-- results:begin (python cost_report.py writes this) -->", "<!-- results:end -->"
 OUTCOMES = ("done", "diverged", "failed")
+HEALTHY = ("moved", "no_base_gradient", "base_unchanged")
+MEASURED: tuple[str, ...]  # columns that only finished runs have
+MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
+MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
+MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
+COMPARED: tuple[str, ...]
+COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
+COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
 
 
 @dataclass(frozen=True)
@@ -37,20 +46,37 @@ def read_records(folders: Iterable[Path]) -> Found:
             continue
         try:
             record = json.loads((path / "result.json").read_text())
-            if record["run_id"] != path.name:
-                raise ValueError(f"its run_id is {record['run_id']}")
-            if record["schema_version"] != 1 or record["status"] not in (*OUTCOMES, "interrupted"):
-                raise ValueError("its schema is not this version's")
-            if record["status"] == "interrupted":
-                raise ValueError("interrupted; the same command goes on with it")
-            if record["status"] == "done":
-                _ = record["test"]["correct_bits"], record["memory"], record["health"]
+            _check(record, path.name)
             records.append(record)
         except FileNotFoundError:
             skipped.append(f"{path.name}: no result.json (unfinished)")
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            skipped.append(f"{path.name}: {type(error).__name__} {error}")
+        except KeyError as error:
+            skipped.append(f"{path.name}: not a whole record, {error} is missing")
+        except (OSError, TypeError, ValueError, AttributeError) as error:
+            skipped.append(f"{path.name}: not a record ({str(error).splitlines()[0]})")
     return Found(records, skipped)
+
+
+def _check(record: dict[str, Any], name: str) -> None:
+    """Raises KeyError, TypeError or ValueError for anything that could not stand in a table beside good records."""
+    if record["run_id"] != name:
+        raise ValueError(f"its run_id is {record['run_id']}")
+    if record["schema_version"] != 1:
+        raise ValueError(f"schema_version {record['schema_version']}, not 1")
+    if record["status"] == "interrupted":
+        raise ValueError("interrupted; the same command goes on with it")
+    if record["status"] not in OUTCOMES:
+        raise ValueError(f"status {record['status']}")
+    cell = Cell(name, [record])
+    _row(cell)
+    sections([cell])
+    curves([cell])
+    if record["status"] == "done":
+        for split in ("test", "valid"):
+            m = record[split]
+            right = from_bits(m["correct_bits"], m["total"])
+            if len(right) != m["total"] or sum(right) != m["correct"]:
+                raise ValueError(f"correct_bits of {split} are not {m['correct']} of {m['total']}")
 
 
 def cells(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -61,41 +87,61 @@ def cells(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
+# -- rows --------------------------------------------------------------------------------------------------------------
 def rows(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per cell, best first within a benchmark and model."""
-    made = [_row(name, runs) for name, runs in cells(records).items()]
+    """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
+    role = roles()
+    made: list[dict[str, Any]] = []
+    for section in _sections(records):
+        found = curves(section.cells)
+        compared = differences([c.chosen for c in found], role.baseline)
+        new = [_row(cell) | {"section": section.title} for cell in section.cells]
+        for row in new:
+            row |= _place(row["cell"], found) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
+            row |= _overhead(row, [r for r in new if r["variant"] == role.floor])
+        made += new
     if not made:
         return pd.DataFrame()
     frame = pd.DataFrame(made)
-    return frame.sort_values(["setting", "accuracy", "cell"], ascending=[True, False, True], ignore_index=True)
+    order = ["setting", "section", "accuracy", "cell"]
+    return frame.sort_values(order, ascending=[True, True, False, True], ignore_index=True)
 
 
-def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    done = [r for r in runs if r["status"] == "done"]
-    first = (done or runs)[0]
+def pair_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Exact McNemar of every chosen run against the baseline's run with the same seed."""
+    made = []
+    for section in _sections(records):
+        found = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
+        made += [{"section": section.title} | pair for pair in found]
+    return pd.DataFrame(made)
+
+
+def _sections(records: list[dict[str, Any]]) -> list[Section]:
+    return sections([Cell(name, runs) for name, runs in cells(records).items()])
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    done, first = cell.done, cell.first
     row: dict[str, Any] = {
-        "setting": f"{first['benchmark']}-{first['model']}",
-        "cell": name,
+        "setting": cell.setting,
+        "cell": cell.name,
         "variant": first["variant"],
         "rank": first["rank"],
         "lora_rank": first["lora_rank"],
         "lr": first["lr"],
         "quantization": first["quantization"],
         "seeds": len(done),
-        "diverged": sum(r["status"] == "diverged" for r in runs),
-        "failed": sum(r["status"] == "failed" for r in runs),
+        "diverged": sum(r["status"] == "diverged" for r in cell.runs),
+        "failed": sum(r["status"] == "failed" for r in cell.runs),
         "params": first["trainable_params"],
     }
     if not done:
-        return row
+        return row | dict.fromkeys(MEASURED)
     tests = [r["test"] for r in done]
-    right = np.array([from_bits(t["correct_bits"], t["total"]) for t in tests])
-    same = len({t["questions_hash"] for t in tests}) == 1
-    if not same:
-        raise SystemExit(f"{name}: seeds answered different questions. Remove the odd record.")
-    low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(right)
+    assert cell.asked is not None
+    low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
     return row | {
-        "accuracy": float(right.mean()),
+        "accuracy": float(cell.right.mean()),
         "low": low,
         "high": high,
         "flexible": float(np.mean([t["flexible_accuracy"] for t in tests])),
@@ -110,90 +156,66 @@ def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": _median([r["seconds"] for r in done]),
         "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
         "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
+        "forgetting": _median([n for r in done if (n := _nats(r)) is not None]),
+        "device": "; ".join(sorted({_device(r) for r in done})),
+        "dirty": sum(bool(r.get("provenance", {}).get("dirty")) for r in done),
+        "mixed_code": len({r.get("code_hash") for r in cell.runs}) > 1,
+        "unhealthy": sum(any(r["health"].get(k) is False for k in HEALTHY) for r in done),
     }
+
+
+def _place(name: str, found: list[Curve]) -> dict[str, Any]:
+    """How a cell's learning rate stands among the others of its variant."""
+    curve = next(c for c in found if any(p.cell.name == name for p in c.points) or c.chosen.name == name)
+    point = next((p for p in curve.points if p.cell.name == name), None)
+    chosen = curve.chosen.name == name
+    return {
+        "curve": curve.chosen.name,
+        "chosen": chosen,
+        "edge": chosen and curve.edge,
+        "rates": len(curve.points),
+        "valid_common": point.valid if point else None,
+        "valid_seeds": point.seeds if point else 0,
+    }
+
+
+def _overhead(row: dict[str, Any], floors: list[dict[str, Any]]) -> dict[str, Any]:
+    """Peaks above the evaluation peak of the untrained model in the same quantization, by the same meter."""
+    same = [f for f in floors if f["quantization"] == row["quantization"] and f["memory"] == row["memory"]]
+    base = same[0]["peak_eval_gb"] if same else None
+    over = {}
+    for phase in ("train", "eval"):
+        own = row[f"peak_{phase}_gb"]
+        over[f"{phase}_overhead_gb"] = own - base if own is not None and base is not None else None
+    return over
 
 
 def _median(values: list[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
+def _nats(record: dict[str, Any]) -> float | None:
+    measured = record.get("forgetting")
+    return float(measured["nats"]) if isinstance(measured, dict) else None
+
+
+def _device(record: dict[str, Any]) -> str:
+    p = record.get("provenance", {})
+    return p.get("cuda") or f"{p.get('device', 'an unnamed device')}, {p.get('threads', '?')} threads"
+
+
+# -- README ------------------------------------------------------------------------------------------------------------
 def markdown(frame: pd.DataFrame, capabilities: dict[str, dict[str, str]]) -> str:
-    """The short table, one per benchmark and model."""
+    """The short table, one per section; each variant at its chosen learning rate."""
     if frame.empty:
         return "No published runs yet."
-    return "\n\n".join(_section(str(name), part, capabilities) for name, part in frame.groupby("setting"))
-
-
-def _section(name: str, part: pd.DataFrame, capabilities: dict[str, dict[str, str]]) -> str:
-    memory = next((m for m in part["memory"].dropna() if m), "RSS")
-    head = [
-        "variant",
-        "8-bit",
-        "4-bit",
-        "test accuracy, % [95 % interval]",
-        "seeds",
-        "lr",
-        "trained parameters",
-        "file, kB",
-    ]
-    head += [f"peak {memory} train / eval, GB", "tokens/s", "run, s"]
-    lines = [f"**{name}**", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(_cells(row, capabilities)) + " |" for _, row in part.iterrows()]
-    return "\n".join([*lines, "", *_footnotes(part)])
-
-
-def _cells(row: Any, capabilities: dict[str, dict[str, str]]) -> list[str]:
-    able = capabilities.get(row["variant"], {})
-    label = _linked(row["variant"]) + (f" {row['quantization']}" if row["quantization"] != "none" else "")
-    outcome = "".join(f" ({row[k]} {k})" for k in ("diverged", "failed") if row[k])
-    columns = [label + outcome, able.get("8bit", "?"), able.get("4bit", "?")]
-    if not row["seeds"]:
-        return [*columns, "–", "0", _text(row["lr"], "g"), f"{row['params']:,}", "–", "–", "–", "–"]
-    accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    peaks = f"{_text(row['peak_train_gb'], '.2f')} / {_text(row['peak_eval_gb'], '.2f')}"
-    return [
-        *columns,
-        accuracy,
-        str(row["seeds"]),
-        _text(row["lr"], "g"),
-        f"{row['params']:,}",
-        f"{row['file_bytes'] / 1000:,.1f}",
-        peaks,
-        _text(row["tokens_per_s"], ",.0f"),
-        f"{row['seconds']:.0f}",
-    ]
-
-
-def _linked(variant: str) -> str:
-    kind = ad.VARIANTS.get(variant)
-    return f"[{variant}](https://arxiv.org/abs/{kind.paper})" if kind and kind.paper else variant
-
-
-def _text(value: Any, form: str) -> str:
-    return "–" if value is None or pd.isna(value) else format(value, form)
-
-
-def _footnotes(part: pd.DataFrame) -> list[str]:
-    done = part[part["seeds"] > 0]
-    if done.empty:
-        return []
-    questions = ", ".join(f"{int(n):,}" for n in sorted(done["questions"].unique()))
-    notes = [
-        f"{questions} test questions. One seed: Wilson's interval, which leaves out the spread between seeds; several: "
-        "bootstrap crossed over questions and seeds. Rows whose intervals overlap are not ranked by this table."
-    ]
-    untrained = done[done["lr"].isna()]
-    notes += [
-        f"Untrained, `{r['variant']}` answers {100 * r['flexible']:.1f} % when any last number counts "
-        f"(flexible), {100 * r['accuracy']:.1f} % by marker."
-        for _, r in untrained.iterrows()
-    ]
-    return [" ".join(notes)]
+    parts = [(str(title), part) for title, part in frame.groupby("section", sort=False)]
+    return "\n\n".join(markdown_table(title, part, capabilities, short=True) for title, part in parts)
 
 
 def with_table(readme: str, table: str) -> str:
     """README text with the part between the markers replaced. Raises SystemExit where the markers are missing."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(END) < readme.index(BEGIN):
         raise SystemExit(f"README.md: the markers are missing; expected {BEGIN} and {END} once each.")
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"

@@ -1,0 +1,77 @@
+"""What the stored base model was made from: its hyperparameters, and a hash over them and the sources that decide it.
+
+Kept apart from the sources it hashes, and free of torch, so that the check is quick and may itself be reworded.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness.tiny.problems import SPEC
+
+MODEL_DIR = Path(__file__).resolve().parents[2] / "models" / "tiny"
+SOURCES = ("expressions.py", "families.py", "surface.py", "problems.py", "tokenizer.py", "pretrain.py")
+VOCAB_SIZE = 768
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Architecture and training of the base. q and v are 256 wide both ways, so that rank 64 is a real selection."""
+
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    head_dim: int = 64
+    intermediate_size: int = 512
+    steps: int = 4200
+    batch_rows: int = 16
+    row_tokens: int = 128
+    lr: float = 2e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    bare_share: float = 0.35
+    formula_share: float = 0.3
+    noise_weight: float = 0.1
+    seed: int = 0
+    threads: int = 2
+
+
+def _canonical(node: object) -> object:
+    """A nested list that is the same in every Python version: fields by name, empty ones and docstrings left out."""
+    if isinstance(node, list):
+        return [_canonical(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if (
+        isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and ast.get_docstring(node, clean=False) is not None
+    ):
+        fields["body"] = node.body[1:]
+    kept = [(name, _canonical(value)) for name, value in sorted(fields.items()) if value not in (None, [])]
+    return [type(node).__name__, kept]
+
+
+def significant_source(text: str) -> str:
+    """The syntax tree of `text` as JSON: comments, docstrings and layout do not change it."""
+    return json.dumps(_canonical(ast.parse(text)))
+
+
+def recipe_hash(recipe: Recipe | None = None) -> str:
+    """SHA-256 over everything that decides the model: the generator, tokenizer and trainer sources, and the recipe."""
+    digest = hashlib.sha256(json.dumps([asdict(recipe or Recipe()), VOCAB_SIZE, SPEC], sort_keys=True).encode())
+    for name in SOURCES:
+        digest.update(significant_source((Path(__file__).parent / name).read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()
+
+
+def check(folder: Path = MODEL_DIR) -> None:
+    """Raise SystemExit where the stored model was not made by the current sources."""
+    path = folder / "recipe.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))["recipe_hash"] if path.is_file() else None
+    if stored != recipe_hash():
+        raise SystemExit(f"{path}: recipe hash, got {stored!r}; expected {recipe_hash()!r}. Run `make tiny-base`.")
