@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters._contract import DTYPES, Config, Variant
+from adapters._contract import DTYPES, Config, Shape, Variant
 from adapters._errors import AdapterError, problem
 from adapters._format import (
     COMMON,
@@ -148,7 +148,9 @@ def bilinear_probes(site: Variant, weight: Tensor) -> tuple[Tensor, float]:
     x = site.forward_input(b) if site.changes_input() else b
     y = x @ W.T
     if type(site).forward is not Variant.forward:
-        y = site.forward(x, y) - site.forward(0 * x[:1], 0 * y[:1])  # less what comes of the bias, which is no part of ΔW
+        y = site.forward(x, y) - site.forward(
+            0 * x[:1], 0 * y[:1]
+        )  # less what comes of the bias, which is no part of ΔW
     site.drop_cache()  # of fp64 values, which no forward pass will ask for
     t = (a * (y - b @ W.T)).sum(1)
     return t, float(t.square().mean().sqrt())
@@ -169,7 +171,10 @@ def load(model: nn.Module, path: Path_, *, strict: bool = True, cache_dir: Path_
         named = model.named_parameters() if file.variant.trains_base else ()
         _check_tensors(where, file.tensors, {n: (tuple(p.shape), p.dtype) for n, p in named})
     else:
-        layers = select_targets(model, file.cfg)
+        try:
+            layers = select_targets(model, file.cfg)
+        except AdapterError as error:
+            raise AdapterError(f"{where}: {error}") from None
         restored = _check_layers(where, file, layers)
         changed = _check_weights(where, file, layers, strict)
     try:
@@ -227,8 +232,9 @@ def _check_layers(where: str, file: Checkpoint, layers: dict[str, nn.Linear]) ->
     everywhere = {k for basis in bases.values() for k in basis} if file.whole_basis else set()
     for name, layer in layers.items():
         o, i = layer_shape(layer)
-        cfgs[name] = cfg = _layer_config(where, file, name, o, i)
-        expected |= {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in file.variant.shapes(cfg, o, i).items()}
+        cfg, shapes = _layer_config(where, file, name, o, i)
+        cfgs[name] = cfg
+        expected |= {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in shapes.items()}
         needed = file.variant.stored_basis(cfg, file.calibration_sha256 is not None, o, i)
         given = {k: tuple(t.shape) for k, t in bases.get(name, {}).items()}
         for key, shape in needed.items():
@@ -258,10 +264,12 @@ def _check_weights(where: str, file: Checkpoint, layers: dict[str, nn.Linear], s
     return changed
 
 
-def _layer_config(where: str, file: Checkpoint, name: str, o: int, i: int) -> Any:
+def _layer_config(where: str, file: Checkpoint, name: str, o: int, i: int) -> tuple[Any, dict[str, Shape]]:
+    """The layer's config and its trainable tensors' shapes."""
     own = file.layers[name].get("config", {})
     try:
-        return dataclasses.replace(layer_config(file.cfg, o, i), **own)
+        cfg = dataclasses.replace(layer_config(file.cfg, o, i), **own)
+        return cfg, file.variant.shapes(cfg, o, i)
     except (TypeError, AdapterError) as error:
         raise AdapterError(problem(where, f"broken metadata of layer {name} ({error})")) from None
 

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adapters._bases import eigenvectors
-from adapters._contract import Calibration, Config, Scaling, Shape, Variant, bounded
+from adapters._contract import Calibration, Config, Scaling, Shape, Variant, bounded, wide
 from adapters._errors import AdapterError, problem
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class EVA(Variant):
             self.lora_A.copy_(V[:, : self.cfg.r].T)
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
-        return self.scale * self.lora_B, self.lora_A
+        return self.scale * self.lora_B.to(wide(self.lora_B.dtype)), self.lora_A  # a bf16 s·B would be rounded
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapters._contract import Config, Scaling, Shape, Variant, bounded
+from adapters._contract import Config, Scaling, Shape, Variant, bounded, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class LoRA(Variant):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
-        return self.scale * self.lora_B, self.lora_A
+        return self.scale * self.lora_B.to(wide(self.lora_B.dtype)), self.lora_A  # a bf16 s·B would be rounded
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
