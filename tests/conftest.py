@@ -107,13 +107,20 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train.jsonl (60 rows of 30 questions), questions.jsonl (30), test.jsonl (10)."""
+    """train.jsonl (60 rows of 30 questions), questions.jsonl (30), test.jsonl (10), and other.txt for forgetting."""
     folder = tmp_path_factory.mktemp("data")
     write_jsonl(folder / "train.jsonl", training_rows(60))
     asked = [{"question": query_of(k), "answer": f"{k}+{k % 7}\n#### {k + k % 7}"} for k in range(40)]
     write_jsonl(folder / "questions.jsonl", asked[:30])
     write_jsonl(folder / "test.jsonl", asked[30:])
+    (folder / "other.txt").write_text("Some text that is not the task.\n\nAnother paragraph of it.\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For tests that only ask for the embedded benchmark's ids: hashing its rows takes a second the first time."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
@@ -125,6 +132,7 @@ def overrides(model_dir: Path, data_dir: Path, tmp_path: Path) -> list[str]:
         f"data.train.path={data_dir / 'train.jsonl'}",
         f"data.questions.path={data_dir / 'questions.jsonl'}",
         f"data.test.path={data_dir / 'test.jsonl'}",
+        f"benchmark.forgetting_text={data_dir / 'other.txt'}",
         "benchmark.valid_size=6",
         "batch_size=4",
         "steps=6",

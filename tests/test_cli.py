@@ -88,6 +88,7 @@ KEYS = [
     ("train.clip=0", r"train.clip: out of range, got 0.0; expected a finite number > 0\."),
     ("benchmark.valid_size=1000", r"benchmark.valid_size: larger than .*, got 1000; expected < 30\."),
     ("benchmark.prompt=hello", r"benchmark.prompt: no place .*, got 'hello'; expected exactly one \{query\}\."),
+    ("benchmark.forgetting_text=nope", r"benchmark.forgetting_text: no such file, got 'nope'; expected a text file\."),
     ("model.name='../up'", r"model.name: .*, got '../up'; expected .*\."),
     ("device=tpu", r"device: unknown device, got 'tpu'; expected auto, cpu, cuda or cuda:<n>\."),
     ("lr=1e-3,1e-4", r"lr: several values, got '1e-3,1e-4'; expected one value\. Add -m for a sweep\."),

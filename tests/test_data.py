@@ -160,9 +160,7 @@ def test_over_long_examples_are_dropped_whole_and_counted(small_job: Any, tokeni
     half = load_data(small_job(f"benchmark.max_length={limit}"), tokenizer)
     assert half.train == [e for e in everything.train if len(e.ids) <= limit]
     assert half.counts["over_long"] == len(everything.train) - len(half.train) > 0
-    with pytest.raises(
-        BadInput, match=r"^data.train: no example left .*'over_long': 48.* Raise benchmark"
-    ):
+    with pytest.raises(BadInput, match=r"^data.train: no example left .*'over_long': 48.* Raise benchmark"):
         load_data(small_job("benchmark.max_length=8"), tokenizer)
 
 
@@ -192,7 +190,5 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
 def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"q": "1+1?", "a": "#### 2", "question": "not this"}])
     assert read_questions(source(path, question="q", answer="a"), "data.test") == [Question("1+1?", "#### 2")]
-    with pytest.raises(
-        BadInput, match=r"^data.test.columns: no column is given for answer; expected answer: "
-    ):
+    with pytest.raises(BadInput, match=r"^data.test.columns: no column is given for answer; expected answer: "):
         read_questions(source(path, question="q"), "data.test")

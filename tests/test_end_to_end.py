@@ -13,19 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from harness import again, runs
 from harness.run import run
 from harness.schema import ROOT
 
 WORDS = ["benchmark=tiny", "variant=lora", "device=cpu", "threads=1", "eval.limit=8", "eval.max_new_tokens=24"]
-# DESIGN.md §4
-KEYS = """schema_version run_id benchmark model variant rank lora_rank lr quantization seed steps status trainable_params
-adapter_file_bytes test valid train memory cost forgetting health science_hash code_hash provenance""".split()
-METRICS = (
-    "accuracy correct total flexible_accuracy truncated no_answer questions_hash correct_bits scorer_version".split()
+KEYS = (  # DESIGN.md §4
+    "schema_version run_id benchmark model variant rank lora_rank lr quantization seed steps status trainable_params "
+    "adapter_file_bytes test valid train memory cost forgetting health science_hash code_hash provenance"
 )
-PROVENANCE = "commit dirty argv versions threads device order_hash".split()
+METRICS = "accuracy correct total flexible_accuracy truncated no_answer questions_hash correct_bits scorer_version"
+PROVENANCE = {"commit", "dirty", "argv", "versions", "threads", "device", "order_hash"}
+FILES = {"config.yaml", "metrics.jsonl", "predictions.jsonl", "adapter.safetensors", "run.log", "result.json"}
 
 
 def program(*words: str, **kw: Any) -> subprocess.CompletedProcess[str]:
@@ -51,12 +52,12 @@ def finished(folders: list[str]) -> tuple[Path, dict[str, Any], str]:
 
 def test_a_run_leaves_a_whole_record(finished: tuple[Path, dict[str, Any], str]) -> None:
     folder, record, _ = finished
-    assert [k for k in KEYS if k not in record] == []
+    assert set(KEYS.split()) - record.keys() == set()
     assert record["run_id"] == folder.name
     assert record["status"] == "done"
     assert (record["variant"], record["rank"], record["lora_rank"], record["steps"]) == ("lora", 8, None, 6)
     for split in ("valid", "test"):
-        assert sorted(record[split]) == sorted(METRICS)
+        assert record[split].keys() == set(METRICS.split())
         assert record[split]["total"] == 8
     assert {"loss_first", "loss_last", "tokens", "tokens_per_s", "seconds"} <= record["train"].keys()
     assert record["memory"].keys() == {"attach", "train", "eval"}
@@ -66,10 +67,9 @@ def test_a_run_leaves_a_whole_record(finished: tuple[Path, dict[str, Any], str])
     assert record["health"]["base_unchanged"] is True
     assert record["health"]["identity_error"] == 0.0
     assert record["adapter_file_bytes"] == (folder / "adapter.safetensors").stat().st_size
-    assert [k for k in PROVENANCE if k not in record["provenance"]] == []
+    assert PROVENANCE - record["provenance"].keys() == set()
     assert record["provenance"]["threads"] == 1
-    assert set(os.listdir(folder)) >= {"config.yaml", "metrics.jsonl", "predictions.jsonl", "adapter.safetensors", "run.log"}  # fmt: skip
-    assert not (folder / "checkpoint").exists()
+    assert set(os.listdir(folder)) == FILES  # no checkpoint is left
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 6
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 16
 
@@ -83,12 +83,8 @@ def test_added_work_is_the_adapters_own(finished: tuple[Path, dict[str, Any], st
 def test_the_last_lines_say_what_a_user_wants(finished: tuple[Path, dict[str, Any], str]) -> None:
     folder, record, output = finished
     m = record["test"]
-    for text in (
-        f"{100 * m['accuracy']:.1f} % [",
-        f"({m['correct']}/8",
-        f"{record['trainable_params']:,}",
-        str(folder),
-    ):
+    accuracy = f"{100 * m['accuracy']:.1f} % ["
+    for text in (accuracy, f"({m['correct']}/8", f"{record['trainable_params']:,}", str(folder)):
         assert text in output
     assert "GB RSS" in output
 
@@ -127,7 +123,7 @@ def test_rescoring_loads_no_model(finished: tuple[Path, dict[str, Any], str], fo
 import runpy, sys
 sys.argv = ["eval_gsm8k.py", "run={folder.name}", {folders[0]!r}, "rescore=true", "write=true"]
 runpy.run_path("eval_gsm8k.py", run_name="__main__")
-loaded = [m for m in sys.modules if ".modeling_" in m or m.startswith("transformers.models.")]
+loaded = [m for m in sys.modules if m == "transformers.modeling_utils" or m.startswith("transformers.models.")]
 assert not loaded, loaded
 """
     done = program("-c", f"import sys; sys.path.insert(0, '')\n{code}")
@@ -152,6 +148,14 @@ def test_what_was_changed_since_is_named(finished: tuple[Path, dict[str, Any], s
         again.rescore(folder.name, str(tmp_path), "test", write=False)
 
 
+def assert_same_adapter(one: Path, other: Path) -> None:
+    """Tensors bit for bit, and the metadata (whose order in the file is safetensors' own, and random)."""
+    with safe_open(one, framework="pt") as a, safe_open(other, framework="pt") as b:
+        assert a.metadata() == b.metadata()
+        assert sorted(a.keys()) == sorted(b.keys())
+        assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in a.keys())  # noqa: SIM118 (no iterator)
+
+
 # -- floor and ceiling ------------------------------------------------------------------------------------------------
 def test_the_floor_trains_nothing(small_job: Any) -> None:
     job = small_job("variant=none")
@@ -159,7 +163,7 @@ def test_the_floor_trains_nothing(small_job: Any) -> None:
     assert record["status"] == "done"
     assert (record["trainable_params"], record["lr"], record["seed"], record["steps"]) == (0, None, None, 0)
     assert "train" not in record
-    assert record["forgetting"] == 0
+    assert record["forgetting"]["nats"] == 0
     assert record["cost"]["added_macs_per_token"] == 0
     assert record["health"]["base_unchanged"] is True
     again.evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
@@ -191,8 +195,7 @@ def test_runs_are_repeatable(small_job: Any, tmp_path: Path, variant: str) -> No
     assert first["test"] == second["test"]
     assert first["train"]["loss_last"] == second["train"]["loss_last"] != third["train"]["loss_last"]
     assert first["provenance"]["order_hash"] == second["provenance"]["order_hash"] != third["provenance"]["order_hash"]
-    files = [tmp_path / d / first["run_id"] / "adapter.safetensors" for d in ("runs", "second")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert_same_adapter(*(tmp_path / d / first["run_id"] / "adapter.safetensors" for d in ("runs", "second")))
 
 
 # -- stops ------------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     overrides: list[str], small_job: Any, tmp_path: Path, number: signal.Signals, file: str
 ) -> None:
     """A signal in training, and one in evaluation: recorded as interrupted, continued by the same command."""
-    more = ["steps=300", "eval.batch_size=1", "eval.max_new_tokens=60", "benchmark.valid_size=20"]
+    more = ["steps=100", "eval.batch_size=1", "eval.max_new_tokens=24", "benchmark.valid_size=8"]
     given = {w.split("=", 1)[0]: w for w in [*overrides, *more]}
     words = list(given.values())
     whole = run(small_job(*more, f"runs_dir={tmp_path / 'whole'}"))
@@ -240,8 +243,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert [record["train"][k] for k in ("loss_first", "loss_last", "tokens")] == [
         whole["train"][k] for k in ("loss_first", "loss_last", "tokens")
     ]
-    files = [p / "adapter.safetensors" for p in (folder, tmp_path / "whole" / folder.name)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert_same_adapter(*(p / "adapter.safetensors" for p in (folder, tmp_path / "whole" / folder.name)))
 
 
 def test_a_sweep_goes_on_after_a_failing_job(overrides: list[str], tmp_path: Path) -> None:

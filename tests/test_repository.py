@@ -37,7 +37,7 @@ def python_files(*folders: str) -> list[Path]:
 
 # -- conf/ ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_every_yaml_composes_and_resolves(option: Path, tmp_path: Path) -> None:
+def test_every_yaml_composes_and_resolves(option: Path, cache_dir: Path) -> None:
     """Whatever file there is: a group's option, named as its file, that gives a valid job with each benchmark."""
     group = str(option.parent)
     assert group in GROUPS
@@ -45,7 +45,9 @@ def test_every_yaml_composes_and_resolves(option: Path, tmp_path: Path) -> None:
         words = [f"benchmark={benchmark}", f"{'+' if group == 'experiment' else ''}{group}={option.stem}"]
         words += ["variant=none"] * (group == "quantization")
         words += ["model.id=models/tiny"] * (option == Path("model/hub.yaml"))
-        (cfg,) = compositions([*dict.fromkeys(words), f"cache_dir={tmp_path}"], multirun=False)
+        if option == Path("data/files.yaml"):
+            words += [f"data.{split}.path=x" for split in ("train", "questions", "test")]
+        (cfg,) = compositions([*dict.fromkeys(words), f"cache_dir={cache_dir}"], multirun=False)
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         job = job_from(cfg)
         assert job.benchmark == benchmark
@@ -75,14 +77,15 @@ def docstrings(tree: ast.AST) -> set[int]:
     """Ids of the constants that are docstrings."""
     found = set()
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and isinstance(body[0], ast.Expr):
-            found.add(id(body[0].value))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            assert isinstance(first, ast.Expr)
+            found.add(id(first.value))
     return found
 
 
 def test_the_harness_names_no_variant() -> None:
-    """It asks capabilities, never identity: a variant's name is no string constant, nor a part of one, outside adapters.
+    """It asks capabilities, never identity: a variant's name is no string constant there, nor a word of one.
 
     Exempt are words that mean something else: `none` (a quantization) and `full` (a message may say "full").
     """
@@ -145,13 +148,13 @@ def test_files_are_short() -> None:
 
 # -- README -----------------------------------------------------------------------------------------------------------
 def tree_of_readme() -> dict[str, str]:
-    """path → role, from the fenced block under the heading "Files": lines of `path/to/file   role`."""
-    readme = (ROOT / "README.md").read_text()
-    match = re.search(r"^##+ Files\n(?:(?!^##).*\n)*?```\w*\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert match, 'README.md: no fenced block under a heading "Files"'
-    lines = [line.split(maxsplit=1) for line in match[1].splitlines() if line.strip()]
+    """path → role, from the indented block under the heading "Files": lines of `path/to/file   role`."""
+    sections = re.split(r"^##+ ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.startswith("Files\n")]
+    lines = [line.split(maxsplit=1) for line in section.splitlines() if line.startswith("    ")]
+    assert lines
     assert all(len(line) == 2 for line in lines), [line for line in lines if len(line) != 2]
-    return {path: role for path, role in lines}
+    return dict(lines)
 
 
 def test_readme_names_every_room_and_nothing_that_is_not_there() -> None:

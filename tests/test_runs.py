@@ -40,9 +40,9 @@ from harness.run import run
         ("variant=lora lr=1e-4 force=true train.checkpoint_every=7", "lora__r8__lr0.0001__none__s400__seed0"),
     ],
 )  # fmt: skip
-def test_ids_are_the_designs(words: str, expected: str, tmp_path: Path) -> None:
+def test_ids_are_the_designs(words: str, expected: str, cache_dir: Path) -> None:
     """With nothing else changed there is no hash; what is neither science nor an axis of the variant is not in it."""
-    (cfg,) = compositions(["benchmark=tiny", *words.split(), f"cache_dir={tmp_path}"], multirun=False)
+    (cfg,) = compositions(["benchmark=tiny", *words.split(), f"cache_dir={cache_dir}"], multirun=False)
     assert runs.make_id(job_from(cfg)) == f"tiny-tiny__{expected}"
 
 
@@ -124,6 +124,7 @@ def test_contents_enter_and_places_do_not(small_job: Any, model_dir: Path, data_
         shutil.copytree(source, tmp_path / name)
     moved = ["train", "questions", "test"]
     words = [f"data.{s}.path={tmp_path / 'data' / s}.jsonl" for s in moved] + [f"model.id={tmp_path / 'model'}"]
+    words += [f"benchmark.forgetting_text={tmp_path / 'data' / 'other.txt'}"]
     job = small_job(*words)
     assert runs.science(job) == first
     assert runs.make_id(job) == runs.make_id(small_job())
@@ -135,15 +136,15 @@ def test_contents_enter_and_places_do_not(small_job: Any, model_dir: Path, data_
         file.write_bytes(before + b" ")
         ids.add(runs.make_id(job))
         file.write_bytes(before)
-    assert len(ids) == 6
+    assert len(ids) == 7
     assert runs.make_id(job) == runs.make_id(small_job())
     columns = small_job(*words, "data.test.columns.answer=solution")
     assert runs.make_id(columns) not in ids
 
 
 @pytest.mark.parametrize("variant", sorted(ad.VARIANTS))
-def test_every_setting_of_a_variant_is_in_its_science(variant: str, tmp_path: Path) -> None:
-    words = ["benchmark=tiny", f"variant={variant}", f"cache_dir={tmp_path}"]
+def test_every_setting_of_a_variant_is_in_its_science(variant: str, cache_dir: Path) -> None:
+    words = ["benchmark=tiny", f"variant={variant}", f"cache_dir={cache_dir}"]
     (cfg,) = compositions(words, multirun=False)
     job = job_from(cfg)
     fields = {f"adapter.{f.name}" for f in dataclasses.fields(job.adapter)}
