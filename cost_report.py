@@ -4,6 +4,7 @@ python cost_report.py                 README.md and reports/ from runs/published
     publish=<id>,<id>   first copy these runs' records to runs/published/
     check=true          change nothing; exit 1 when README.md or reports/ differ from the published records
     runs_dir=runs       where local runs are
+    compare=<folder>    also read PEFT's method_comparison result files (*.json); they go to reports/local/, marked
 """
 
 import sys
@@ -15,6 +16,7 @@ class Arguments:
     publish: str = ""
     check: bool = False
     runs_dir: str = "runs"
+    compare: str = ""
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> None:
     if args.publish:
         publish([name.strip() for name in args.publish.split(",") if name.strip()], args.runs_dir)
     rebuild()
-    show(args.runs_dir)
+    show(args.runs_dir, args.compare)
 
 
 if __name__ == "__main__":

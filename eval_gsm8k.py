@@ -32,6 +32,10 @@ def main(argv: list[str]) -> None:
     from harness.launch import quiet
 
     quiet()
+    if args.write and not args.rescore:
+        raise SystemExit("write: nothing to write, got write=true without rescore=true. Add rescore=true.")
+    if args.limit is not None and args.rescore:
+        raise SystemExit("limit: rescoring takes all stored predictions, got limit with rescore=true. Leave limit out.")
     if args.rescore:
         rescore(args.run, args.runs_dir, args.split, write=args.write)
     else:

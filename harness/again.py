@@ -69,13 +69,17 @@ def _open(
         raise refuse("run", f"no finished run of this id in {runs_dir}", got=run_id, remedy=remedy)
     if split not in ("test", "valid"):
         raise refuse("split", "unknown split", got=split, expected="test or valid")
-    job = job_from(DictConfig(OmegaConf.load(folder / "config.yaml")))
+    if limit is not None and limit < 1:
+        raise refuse("limit", "out of range", got=limit, expected="an integer >= 1")
+    composed = DictConfig(OmegaConf.load(folder / "config.yaml"))
+    composed.device = usable_device(device)  # not the one it was trained on
+    job = job_from(composed)
     now, then = runs.science(job), record["science"]
     changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k) and k != "scorer_version"]
     if changed:
         raise refuse(run_id, f"not what it was: {', '.join(changed)}", remedy="Restore it, or run it again.")
-    job = dataclasses.replace(job, runs_dir=base, device=usable_device(device), eval_limit=limit or job.eval_limit)
-    return folder, record, job
+    questions = job.eval_limit if limit is None else limit
+    return folder, record, dataclasses.replace(job, runs_dir=base, eval_limit=questions)
 
 
 def _questions(job: Job, split: str) -> list[Any]:

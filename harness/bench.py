@@ -108,13 +108,12 @@ def implementations(name: str, model: Any, ids: Any, *, peft: bool) -> dict[str,
     import adapters as ad
 
     kind = ad.VARIANTS[name]
-    need = {"calibration": [ids]} if kind.calibration(kind.Config()).value == "required" else {}
-    bases = ".cache/bench-bases"
-    made: dict[str, Callable[[], Any]] = {
-        name: lambda: ad.attach(model, kind.Config(), seed=0, cache_dir=bases, **need)
-    }
-    if peft and kind.Config.__name__ in PEFT_KINDS:
-        made[f"{name} (PEFT)"] = lambda: PeftAttached(model, *PEFT_KINDS[kind.Config.__name__], kind.Config().targets)
+    cfg = kind.Config()
+    need = [ids] if kind.calibration(cfg).value == "required" else None
+    made: dict[str, Callable[[], Any]] = {}
+    made[name] = lambda: ad.attach(model, cfg, calibration=need, seed=0, cache_dir=".cache/bench-bases")
+    if peft and type(cfg).__name__ in PEFT_KINDS:
+        made[f"{name} (PEFT)"] = lambda: PeftAttached(model, *PEFT_KINDS[type(cfg).__name__], cfg.targets)
     return made
 
 

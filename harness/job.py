@@ -81,7 +81,6 @@ class Job:
     micro_batch: int | None
     checkpoint_every: int
     gradient_checkpointing: bool
-    compile: bool
     device: str
     threads: int | None
     runs_dir: Path
@@ -146,7 +145,6 @@ def job_from(cfg: DictConfig) -> Job:
         micro_batch=integer("train.micro_batch", train["micro_batch"], lo=1, optional=True),
         checkpoint_every=integer("train.checkpoint_every", train["checkpoint_every"], lo=1),
         gradient_checkpointing=train["gradient_checkpointing"],
-        compile=train["compile"],
         device=usable_device(c["device"]),
         threads=integer("threads", c["threads"], lo=1, optional=True),
         runs_dir=_under_root(c["runs_dir"]),
@@ -238,7 +236,7 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
     if c["lr"] == "tuned":
         return math.nan, "tuned"  # chosen by harness/tuning.py, once all other settings are known
     if c["lr"] is not None:
-        return number("lr", c["lr"], above=0) * scale, "given"
+        return number("lr times lr_scale", number("lr", c["lr"], above=0) * scale, above=0), "given"
     if "lr" not in defaults:
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)

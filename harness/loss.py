@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from harness.bad_input import refuse
+
 CHUNK = 1024  # label positions whose logits exist at one time
 
 
@@ -33,6 +35,18 @@ def label_loss_sum(
         # Recomputed in the backward pass: kept, the chunks' logits would add up to what chunking avoids.
         total = total + checkpoint(_chunk_loss, head, states, wanted, use_reentrant=False)
     return total
+
+
+def refuse_scaled_logits(model: Any, name: str) -> None:
+    """Raises BadInput for models that scale or cap their logits: the loss here, by the bare head, would not see it."""
+    ids = torch.arange(8, device=next(model.parameters()).device).unsqueeze(0)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        plain = model.get_output_embeddings()(hidden)
+    if not torch.allclose(logits.float(), plain.float(), rtol=1e-2, atol=1e-2):
+        what = "this model scales or caps its logits, which training here does not support"
+        raise refuse("model.id", what, got=name, remedy="Choose another model.")
 
 
 def _chunk_loss(head: Any, states: Float[Tensor, "N H"], targets: Int[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,17 @@ def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any
         raise refuse("model.id", f"cannot load ({reason})", got=spec.id, remedy=remedy) from None
 
 
-def positions_limit(model: Any) -> int:
-    """The longest sequence the model was made for, in tokens."""
-    return int(getattr(model.config, "max_position_embeddings", 1 << 30))
+@contextmanager
+def gradient_checkpointing(model: Any, *, enabled: bool) -> Iterator[None]:
+    """Recomputes each block in the backward pass: a third more time, activations of one block at a time."""
+    if enabled:
+        # Not reentrant: the reentrant kind drops the adapters' gradients when the embeddings are frozen.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if enabled:
+            model.gradient_checkpointing_disable()
 
 
 def synchronize(device: str | torch.device) -> None:

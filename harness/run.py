@@ -18,8 +18,8 @@ from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
 from harness.health import Health
 from harness.interrupt import Interrupted, Interruptible
 from harness.job import Job
-from harness.loss import label_loss_sum
-from harness.models import load_model, load_tokenizer
+from harness.loss import label_loss_sum, refuse_scaled_logits
+from harness.models import gradient_checkpointing, load_model, load_tokenizer
 from harness.provenance import provenance
 from harness.report import summary_lines
 from harness.training import DivergedError, TrainResult, collate, train
@@ -49,6 +49,8 @@ def run(job: Job) -> dict[str, Any]:
     this = Run(job, *_load(job))
     with this.attach(), runs.lock(job, made.id):
         again = runs.plan(job)  # another process may have finished it while this one waited
+        if again.action == "refuse":
+            raise refuse(made.id, f"finished by another process meanwhile, but not with the same {again.reason}")
         if again.action == "skip" and again.record is not None:
             print(f"{made.id}: finished by another process meanwhile")
             return again.record
@@ -77,6 +79,7 @@ class Run:
         self.meter, self.interrupts = cost.MemoryMeter(job.device), Interruptible()
         self.texts = pinned_texts(job.forgetting_text)
         self.nats_off = nats_per_token(model, tokenizer, self.texts, job.device)
+        refuse_scaled_logits(model, job.model.id)
         self.base_macs = cost.macs_per_token(model, job.device)
         ids = tokenizer(data.test[0].text)["input_ids"]
         self.health = Health(model, torch.tensor([ids], device=job.device))
@@ -107,14 +110,13 @@ class Run:
                 self._train_and_evaluate()
                 self.record["status"] = "done"
             except DivergedError as error:
-                self.record |= {"status": "diverged", "error": {"class": "DivergedError", "message": str(error)}}
+                self.record |= {"status": "diverged", "error": _place(error)}
             except KeyboardInterrupt:
                 runs.finish(made, self.record | {"status": "interrupted"})
                 self._say("interrupted; the same command goes on from the last checkpoint")
                 raise Interrupted from None
             except BaseException as error:
-                place = {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-                runs.finish(made, self.record | {"status": "failed", "error": place})
+                runs.finish(made, self.record | {"status": "failed", "error": _place(error)})
                 raise
         self.record["seconds"] = time.perf_counter() - self.clock
         runs.finish(made, self.record)
@@ -126,7 +128,8 @@ class Run:
         if job.trains:
             with self.meter.phase("train"):
                 check = self.interrupts.check
-                trained = train(self.model, job, self.data.train, self.pad, folder, self._say, check)
+                with gradient_checkpointing(self.model, enabled=job.gradient_checkpointing):
+                    trained = train(self.model, job, self.data.train, self.pad, folder, self._say, check)
             self.record["train"] = _train_numbers(trained)
         self.record["health"] = self.health.report(job.steps)
         self.record["adapter_file_bytes"] = ad.save(self.model, folder / "adapter.safetensors")
@@ -186,6 +189,10 @@ class Run:
         self.interrupts.check()
         if text:
             self._say(text)
+
+
+def _place(error: BaseException) -> dict[str, str]:
+    return {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
 
 
 def _train_numbers(trained: TrainResult) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -80,8 +81,9 @@ def science(job: Job) -> dict[str, Any]:
         "data.questions": source_identity(job.question_source, job.cache_dir, "data.questions"),
         "variant": job.variant,
         "scorer_version": SCORER_VERSION,
+        "forgetting_text": text_identity(job.forgetting_text),
     }
-    names = ["prompt", "valid_size", "forgetting_text", "eval_limit", "eval_batch_size", "max_new_tokens"]
+    names = ["prompt", "valid_size", "eval_limit", "eval_batch_size", "max_new_tokens"]
     if job.trains:
         names += [
             "lr",
@@ -115,6 +117,8 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
         parts += [f"s{job.steps}", f"seed{job.seed}"]
     named = {"benchmark", "variant", "quantization", "lr", "steps", "seed"} | {f"adapter.{a}" for a in AXES}
     usual = science(default_job(job))
+    if job.model.name == "hub":  # any model at all: none is the usual one
+        usual.pop("model")
     other = {k: v for k, v in settings.items() if k not in named and usual.get(k) != v}
     if job.lr is not None and float(f"{job.lr:g}") != job.lr:
         other["lr"] = job.lr  # {lr:g} rounds to six digits
@@ -132,6 +136,15 @@ def source_identity(source: Source, cache_dir: Path, where: str) -> str:
     if not file.is_file():
         raise refuse(f"{where}.path", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
     return f"sha256:{file_sha256(file)} columns:{columns}"
+
+
+def text_identity(source: str) -> str:
+    """SHA-256 of the file that forgetting is measured on; generated texts by their name."""
+    if source.startswith("generated:"):
+        return source
+    if not (ROOT / source).is_file():
+        raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")
+    return f"sha256:{file_sha256(ROOT / source)}"
 
 
 def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
@@ -167,6 +180,13 @@ def model_identity(spec: ModelSpec, cache_dir: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes; asked again for an unchanged file, it is not read again."""
+    seen = path.stat()
+    return _file_sha256(path, seen.st_size, seen.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

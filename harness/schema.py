@@ -82,7 +82,6 @@ class TrainSchema:
     gradient_checkpointing: bool = False
     calibrate: bool = False
     calibration_examples: int = MISSING
-    compile: bool = False
 
 
 @dataclass

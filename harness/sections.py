@@ -161,6 +161,7 @@ class Point:
 class Curve:
     """Validation accuracy against the learning rate. The test set has no say; ties go to the smaller rate."""
 
+    cells: list[Cell]
     points: list[Point]
     chosen: Cell
     edge: bool  # the best rate is the grid's smallest or largest: the true optimum may lie outside
@@ -177,7 +178,7 @@ def curves(cells: list[Cell]) -> list[Curve]:
 def _curve(cells: list[Cell]) -> Curve:
     ended = sorted((c for c in cells if c.validation), key=lambda c: (c.first["lr"] or 0.0, c.name))
     if not ended:
-        return Curve([], cells[0], edge=False)
+        return Curve(cells, [], cells[0], edge=False)
     # More seeds at the rate chosen first must not change the choice: an equal budget for every rate.
     common = set.intersection(*(set(c.validation) for c in ended))
     points = []
@@ -186,7 +187,7 @@ def _curve(cells: list[Cell]) -> Curve:
         points.append(Point(cell, cell.first["lr"], float(np.mean(values)), len(values)))
     best = max(range(len(points)), key=lambda n: (points[n].valid, -n))
     edge = len(points) > 1 and best in (0, len(points) - 1)
-    return Curve(points, points[best].cell, edge)
+    return Curve(cells, points, points[best].cell, edge)
 
 
 # -- differences -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which differences between runs are larger than the noise of their questions and of their seeds.
 
-`right` is (seeds, questions): row s holds which questions the run with seed s answered correctly. Both axes are samples:
-another seed, or another 1,000 questions of the same kind, would give another accuracy.
+`right` is (seeds, questions): row s holds which questions the run with seed s answered correctly. Both axes are
+samples: another seed, or another 1,000 questions of the same kind, would give another accuracy.
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {
         "setting": cell.setting,
         "cell": cell.name,
+        "run": first["run_id"],
         "variant": first["variant"],
         "rank": first["rank"],
         "lora_rank": first["lora_rank"],
@@ -166,7 +167,7 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 def _place(name: str, found: list[Curve]) -> dict[str, Any]:
     """How a cell's learning rate stands among the others of its variant."""
-    curve = next(c for c in found if any(p.cell.name == name for p in c.points) or c.chosen.name == name)
+    curve = next(c for c in found if any(cell.name == name for cell in c.cells))
     point = next((p for p in curve.points if p.cell.name == name), None)
     chosen = curve.chosen.name == name
     return {
@@ -174,6 +175,8 @@ def _place(name: str, found: list[Curve]) -> dict[str, Any]:
         "chosen": chosen,
         "edge": chosen and curve.edge,
         "rates": len(curve.points),
+        "curve_diverged": sum(r["status"] == "diverged" for cell in curve.cells for r in cell.runs),
+        "curve_failed": sum(r["status"] == "failed" for cell in curve.cells for r in cell.runs),
         "valid_common": point.valid if point else None,
         "valid_seeds": point.seeds if point else 0,
     }
@@ -201,7 +204,8 @@ def _nats(record: dict[str, Any]) -> float | None:
 
 def _device(record: dict[str, Any]) -> str:
     p = record.get("provenance", {})
-    return p.get("cuda") or f"{p.get('device', 'an unnamed device')}, {p.get('threads', '?')} threads"
+    threads = "" if p.get("cuda") else f", {p.get('threads', '?')} threads"
+    return p.get("device", "an unnamed device") + threads
 
 
 # -- README ------------------------------------------------------------------------------------------------------------

@@ -60,7 +60,10 @@ KEYS = [
     ("~seed", r"seed: .*"),
     ("lora_rank=abc", r"lora_rank: wrong type, got 'abc'; expected an integer\."),
     ("seed=1.5", r"seed: wrong type, got '1.5'; expected an integer\."),
-    ("train.compile=maybe", r"train.compile: wrong type, got 'maybe'; expected true or false\."),
+    (
+        "train.gradient_checkpointing=maybe",
+        r"train.gradient_checkpointing: wrong type, got 'maybe'; expected true or false\.",
+    ),
     ("alpha=abc", r"alpha: wrong type, got 'abc'; expected a number\."),
     ("variant.r=abc", r"variant=lora: LoRAConfig: r out of range, got 'abc'; expected an integer >= 1\."),
     ("variant.dtype=int8", r"variant=lora: LoRAConfig: unknown dtype, got 'int8'; expected one of .*\."),

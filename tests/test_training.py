@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, make_tokenizer
 
 import adapters as ad
 from harness import training
-from harness.data import Example, batches
+from harness.data import Example, batches, load_data
 from harness.interrupt import Interrupted, Interruptible
 from harness.job import Job
-from harness.loss import label_loss_sum
+from harness.loss import label_loss_sum, refuse_scaled_logits
 from harness.training import DivergedError, Loop, TrainResult, collate, learning_rate_factor, train
 
 STEPS = 23
@@ -295,3 +295,33 @@ def test_nan_is_an_outcome(model: Any, small_job: Any, tmp_path: Path, monkeypat
             optimizer = torch.optim.AdamW(handle.trainable().values())
             assert Loop(job, handle.trainable(), optimizer, tmp_path / "a").resume() == 11
             assert all(torch.isfinite(p).all() for p in handle.trainable().values())
+
+
+def test_gradient_checkpointing_trains_to_the_same_numbers(model: Any, small_job: Any, tmp_path: Path) -> None:
+    """Activations are recomputed, adapters keep their gradients, and the model is left as it was."""
+    from harness.models import gradient_checkpointing
+
+    losses = {}
+    for enabled in (False, True):
+        job, folder = small_job("steps=3"), tmp_path / str(enabled)
+        folder.mkdir()
+        with ad.attach(model, job.adapter, seed=0), gradient_checkpointing(model, enabled=enabled):
+            assert model.is_gradient_checkpointing is enabled
+            examples = load_data(job, make_tokenizer()).train
+            losses[enabled] = train(model, job, examples, 1, folder, lambda _: None, lambda: None).losses
+    assert not model.is_gradient_checkpointing
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert losses[True][-1] != losses[True][0]
+
+
+def test_models_with_capped_or_scaled_logits_are_refused(model: Any) -> None:
+    """The loss multiplies hidden states by the bare output embedding; for such models that is another function."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    refuse_scaled_logits(model, "plain")
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    capped = Gemma2ForCausalLM(
+        Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5)
+    )
+    with pytest.raises(SystemExit, match="scales or caps its logits"):
+        refuse_scaled_logits(capped.eval(), "capped")
