@@ -226,9 +226,8 @@ def _warnings(done: pd.DataFrame, able: Capabilities) -> list[str]:
             f"{dirty} of {int(done['seeds'].sum())} runs were made from a working tree with uncommitted changes."
         )
     for variant in sorted(set(done["variant"])):
-        made += [
-            f"{variant}, {bits}: {why}."
-            for bits, why in able.get(variant, {}).items()
-            if not why.startswith(("yes", "no"))
-        ]
+        reasons = {b: w for b, w in able.get(variant, {}).items() if not w.startswith(("yes", "no"))}
+        if reasons:
+            bits, why = " and ".join(sorted(reasons)), "; ".join(dict.fromkeys(w.rstrip(".") for w in reasons.values()))
+            made.append(f"{variant} on {bits}: {why}.")
     return made

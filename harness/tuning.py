@@ -29,17 +29,21 @@ def with_tuned_lr(job: Job) -> Job:
 
 
 def lr_curve(job: Job) -> dict[float, float]:
-    """lr → mean validation accuracy over seeds, of finished runs with the job's science but for lr and seed."""
+    """lr → mean validation accuracy of finished runs with the job's science but for lr and seed.
+
+    Over the seeds that every rate has, so that no rate wins by an easy seed; over all where there is no such seed.
+    """
     wanted = _fixed(runs.science(job))
-    found: dict[float, list[float]] = {}
+    found: dict[float, dict[int, float]] = {}
     for folder in (job.runs_dir, runs.PUBLISHED):
         for path in sorted(folder.glob("*/result.json")):
             record = runs.read_record(path.parent)
             if record is None or record["status"] not in runs.FINAL or _fixed(record.get("science", {})) != wanted:
                 continue
             accuracy = record["valid"]["accuracy"] if record["status"] == "done" else 0.0
-            found.setdefault(float(record["lr"]), []).append(accuracy)
-    return {lr: mean(values) for lr, values in found.items()}
+            found.setdefault(float(record["lr"]), {})[record["seed"]] = accuracy
+    shared = set.intersection(*map(set, found.values())) if found else set()
+    return {lr: mean(a for s, a in by_seed.items() if s in shared or not shared) for lr, by_seed in found.items()}
 
 
 def _fixed(science: dict[str, Any]) -> dict[str, Any]:

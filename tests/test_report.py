@@ -197,7 +197,7 @@ def test_what_speaks_against_a_row_is_said() -> None:
         "a health check failed",
         "10.0 % of its answers were cut off",
         "1 of 2 runs were made from a working tree with uncommitted changes",
-        "lora, 4bit: RuntimeError: x.",
+        "lora on 4bit: RuntimeError: x.",
     ):
         assert said in text
     assert "| yes | no |" in text
@@ -400,7 +400,7 @@ def test_pefts_results_stand_beside_ours(tmp_path: Path, repository: Path, capsy
     local = repository / "reports" / "local"
     for name in ("results.md", "index.html"):
         assert "theirs, not run here" in (local / name).read_text()
-        assert "lora/llama-3.2-3B-rank32 (1 failed)" in (local / name).read_text()
+        assert "lora/llama-3.2-3B-rank32 r32 (1 failed)" in (local / name).read_text()
     assert any("theirs" in p.name for p in (local / "plots").glob("*.svg"))
     publish.rebuild()
     assert "theirs, not run here): meta" not in (repository / "reports" / "results.md").read_text()
@@ -423,7 +423,7 @@ def test_published_figures_name_their_source() -> None:
     assert lite.source == "https://github.com/wassname/lora-lite"
     assert lite.body[0][:2] == ["LoRA", "63.2 [60.6, 65.8]"]
     assert len(lite.body) == 12
-    assert len(peft.body) == 64
+    assert len(peft.body) == 63
     values = [float(row[1].split()[0]) for row in peft.body]
     assert values == sorted(values, reverse=True)
     assert compare.references(Path("/nowhere")) == []
