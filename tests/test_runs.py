@@ -271,7 +271,9 @@ def test_diverged_is_an_outcome(small_job: Any, monkeypatch: Any, capsys: Any) -
         m.setattr(training, "label_loss_sum", lambda *args: loss(*args) * float("nan"))
         record = run(job)
     assert record["status"] == "diverged"
-    assert record["error"] == {"class": "DivergedError", "message": "loss nan, gradient norm nan at step 1"}
+    assert record["error"]["class"] == "DivergedError"
+    assert record["error"]["message"] == "loss nan, gradient norm nan at step 1"
+    assert "in flush" in record["error"]["traceback"]
     assert "diverged: loss nan" in capsys.readouterr().out
     assert runs.plan(job).action == "skip"
     assert run(job) == record_of(job)[1]
