@@ -17,7 +17,7 @@ from harness.data import hold_out, read_questions
 from harness.job import Job, job_from, usable_device
 from harness.models import load_model, load_tokenizer
 from harness.report import percent
-from harness.schema import ROOT
+from harness.schema import under_root
 from harness.scoring import SCORER_VERSION
 
 
@@ -60,7 +60,7 @@ def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> dict[str,
 def _open(
     run_id: str, runs_dir: str, split: str, *, device: str, limit: int | None
 ) -> tuple[Path, dict[str, Any], Job]:
-    base = Path(runs_dir) if Path(runs_dir).is_absolute() else ROOT / runs_dir
+    base = under_root(runs_dir)
     folder, record = base / run_id, runs.read_record(base / run_id)
     if record is None or record["status"] != "done":
         there = sorted(p.parent.name for p in base.glob("*/result.json"))

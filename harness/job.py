@@ -21,7 +21,7 @@ import adapters as ad
 from adapters._contract import DTYPES, Calibration, Config
 from adapters._registry import variant_has_sites
 from harness.bad_input import BadInput, integer, number, refuse
-from harness.schema import CONF, ROOT, Schema, register
+from harness.schema import CONF, Schema, register, under_root
 
 log = logging.getLogger("harness")
 AXES = ("r", "lora_rank")  # adapter fields with a place of their own in the run id
@@ -147,8 +147,8 @@ def job_from(cfg: DictConfig) -> Job:
         gradient_checkpointing=train["gradient_checkpointing"],
         device=usable_device(c["device"]),
         threads=integer("threads", c["threads"], lo=1, optional=True),
-        runs_dir=_under_root(c["runs_dir"]),
-        cache_dir=_under_root(c["cache_dir"]),
+        runs_dir=under_root(c["runs_dir"]),
+        cache_dir=under_root(c["cache_dir"]),
         force=c["force"],
         dry_run=c["dry_run"],
         composed=c,
@@ -271,8 +271,3 @@ def usable_device(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise refuse("device", "torch sees no CUDA device", got=name, remedy="Use device=cpu.")
     return name
-
-
-def _under_root(path: str) -> Path:
-    """Relative paths are the repository's, wherever the command was typed."""
-    return Path(path) if Path(path).is_absolute() else ROOT / path

@@ -19,7 +19,7 @@ from harness.plots import Losses, figures
 from harness.rates import RATE_COLUMNS, rate_rows
 from harness.report import summary_lines
 from harness.runs import PUBLISHED, read_record
-from harness.schema import ROOT
+from harness.schema import ROOT, under_root
 from harness.sections import roles
 from harness.table import markdown, pair_rows, read_records, rows, with_table
 
@@ -160,7 +160,7 @@ def check() -> None:
 
 def publish(ids: list[str], runs_dir: str) -> None:
     """Copies the small files of finished runs to runs/published/. Raises BadInput before copying anything."""
-    base = Path(runs_dir) if Path(runs_dir).is_absolute() else ROOT / runs_dir
+    base = under_root(runs_dir)
     for name in ids:
         record = read_record(base / name)
         if record is None or record["status"] not in ("done", "diverged"):
@@ -177,7 +177,7 @@ def publish(ids: list[str], runs_dir: str) -> None:
 
 def show(runs_dir: str, compare: str = "") -> None:
     """Published and local runs together, and PEFT's results from `compare`: on the terminal and in reports/local/."""
-    base = Path(runs_dir) if Path(runs_dir).is_absolute() else ROOT / runs_dir
+    base = under_root(runs_dir)
     local = read_records([base])
     theirs, skipped = read_peft(Path(compare)) if compare else (pd.DataFrame(), [])
     for line in local.skipped + skipped:

@@ -1,4 +1,4 @@
-"""Records to text: the last lines of a run, and the README's table."""
+"""A record in words: the last lines of a run."""
 
 from __future__ import annotations
 

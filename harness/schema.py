@@ -119,6 +119,11 @@ class Schema:
     dry_run: bool = False
 
 
+def under_root(path: str) -> Path:
+    """Relative paths are the repository's, wherever the command was typed."""
+    return Path(path) if Path(path).is_absolute() else ROOT / path
+
+
 def cuda_present() -> bool:
     """Whether the driver reports a CUDA device; asks it directly, since importing torch takes seconds."""
     try:
