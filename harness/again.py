@@ -13,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 import adapters as ad
 from harness import evaluation, runs
 from harness.bad_input import refuse
-from harness.data import hold_out, read_questions
+from harness.data import hold_out
 from harness.job import Job, job_from, usable_device
 from harness.models import load_model, load_tokenizer
 from harness.report import percent
 from harness.schema import under_root
 from harness.scoring import SCORER_VERSION
+from harness.sources import read_questions
 
 
 def evaluate_again(run_id: str, runs_dir: str, split: str, *, limit: int | None, device: str) -> dict[str, Any]:

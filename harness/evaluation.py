@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data import Question, pad_id, prompt_of, questions_hash
+from harness.data import pad_id, prompt_of, questions_hash
 from harness.generation import generate
 from harness.job import Job
 from harness.scoring import SCORER_VERSION, Score, answer_complete, score
+from harness.sources import Question
 
 CHUNK = 4  # evaluation batches per chunk: what a kill can cost, and how many prompts are sorted together
 

@@ -40,6 +40,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Tracking:
+    """Where curves and results also go: the name of a tracker, or `none`."""
+
+    name: str
+    mode: str | None
+    project: str | None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     name: str
     id: str
@@ -81,6 +90,9 @@ class Job:
     micro_batch: int | None
     checkpoint_every: int
     gradient_checkpointing: bool
+    eval_repeat: int  # how often the test questions are answered: 2 measures what batch order changes
+    platinum: Source  # corrected references for test questions; scored beside them where given
+    tracking: Tracking
     device: str
     threads: int | None
     runs_dir: Path
@@ -142,15 +154,7 @@ def job_from(cfg: DictConfig) -> Job:
         eval_limit=integer("eval.limit", evaluation["limit"], lo=1, optional=True),
         eval_batch_size=integer("eval.batch_size", eval_batch, lo=1),
         max_new_tokens=integer("eval.max_new_tokens", new_tokens, lo=1),
-        micro_batch=integer("train.micro_batch", train["micro_batch"], lo=1, optional=True),
-        checkpoint_every=integer("train.checkpoint_every", train["checkpoint_every"], lo=1),
-        gradient_checkpointing=train["gradient_checkpointing"],
-        device=usable_device(c["device"]),
-        threads=integer("threads", c["threads"], lo=1, optional=True),
-        runs_dir=under_root(c["runs_dir"]),
-        cache_dir=under_root(c["cache_dir"]),
-        force=c["force"],
-        dry_run=c["dry_run"],
+        **_where_and_how(c),
         composed=c,
     )
 
@@ -243,9 +247,27 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
     return number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
 
 
+def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Job that do not change its result."""
+    return {
+        "micro_batch": integer("train.micro_batch", c["train"]["micro_batch"], lo=1, optional=True),
+        "checkpoint_every": integer("train.checkpoint_every", c["train"]["checkpoint_every"], lo=1),
+        "gradient_checkpointing": c["train"]["gradient_checkpointing"],
+        "eval_repeat": integer("eval.repeat", c["eval"]["repeat"], lo=1),
+        "platinum": Source(**c["data"]["platinum"]),
+        "tracking": Tracking(**c["tracking"]),
+        "device": usable_device(c["device"]),
+        "threads": integer("threads", c["threads"], lo=1, optional=True),
+        "runs_dir": under_root(c["runs_dir"]),
+        "cache_dir": under_root(c["cache_dir"]),
+        "force": c["force"],
+        "dry_run": c["dry_run"],
+    }
+
+
 def _names(c: dict[str, Any]) -> None:
     """Names go into run ids and choose code: each must be the one of its own file."""
-    for group in ("benchmark", "model", "quantization"):
+    for group in ("benchmark", "model", "quantization", "tracking"):
         options, name = sorted(p.stem for p in (CONF / group).glob("*.yaml")), c[group]["name"]
         if name not in options:
             raise refuse(

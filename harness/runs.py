@@ -153,7 +153,7 @@ def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
     key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
     file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
     if not file.exists():
-        from harness.data import read_generated
+        from harness.sources import read_generated
 
         digest = sha256(read_generated(path.removeprefix("generated:"), where))
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -53,12 +53,17 @@ class SourceSchema:
     columns: dict[str, str] = field(default_factory=dict)  # our name → the file's name
 
 
+def _no_platinum() -> SourceSchema:
+    return SourceSchema(split="test", columns={"question": "question", "answer": "answer"})
+
+
 @dataclass
 class DataSchema:
     name: str = MISSING
     train: SourceSchema = field(default_factory=SourceSchema)
     questions: SourceSchema = field(default_factory=SourceSchema)
     test: SourceSchema = field(default_factory=SourceSchema)
+    platinum: SourceSchema = field(default_factory=_no_platinum)  # corrected references to part of the test questions
 
 
 @dataclass
@@ -70,6 +75,8 @@ class QuantizationSchema:
 @dataclass
 class TrackingSchema:
     name: str = MISSING
+    mode: str | None = None  # offline or online
+    project: str | None = None
 
 
 @dataclass
@@ -89,6 +96,7 @@ class EvalSchema:
     limit: int | None = None
     batch_size: int | None = None
     max_new_tokens: int | None = None
+    repeat: int = 1
 
 
 @dataclass

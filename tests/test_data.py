@@ -15,17 +15,15 @@ from hypothesis import strategies as st
 
 from harness.data import (
     Example,
-    Question,
     batches,
     hold_out,
     load_data,
     normalised,
-    read_questions,
-    read_rows,
     remove_held_out,
     tokenize,
 )
 from harness.job import BadInput, Source
+from harness.sources import Question, read_questions, read_rows
 
 PROMPT = "Question: {query} Think step by step.\nAnswer:"
 

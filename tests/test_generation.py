@@ -13,9 +13,9 @@ import torch
 from conftest import make_model
 
 from harness import evaluation, generation
-from harness.data import Question
 from harness.evaluation import Prediction, metrics, predict, read_predictions
 from harness.generation import Generated, generate
+from harness.sources import Question
 
 LIMIT = 24
 
