@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test check lint table table-check tiny-base smollm2 capabilities probe bench clean
+.PHONY: help setup run test check lint table table-check tiny-base smollm2 capabilities probe bench drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,6 +49,9 @@ probe: setup ## every variant on a real model, reloaded in a fresh process: make
 
 bench: setup ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
 	$(BIN)/python -m harness.bench out=reports/bench.json
+
+drill: setup ## the long drills: kills, damaged files, a cluster losing a worker (half an hour); writes docs/reliability.md
+	$(BIN)/python -m harness.drill
 
 clean: ## remove caches and the virtual environment; runs/ stays
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

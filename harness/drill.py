@@ -1,0 +1,105 @@
+"""The long drills, ten times and more what `make test` does of each; `make drill` writes docs/reliability.md.
+
+python -m harness.drill               all; the dated outcome goes to docs/reliability.md
+    only=kills                        one of them, to the terminal only
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from harness.schema import ROOT
+
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A command that fails where the claim does not hold."""
+
+    name: str
+    claim: str
+    words: list[str]
+    environment: dict[str, str]
+
+
+def pytest(*words: str) -> list[str]:
+    return ["-m", "pytest", *words]
+
+
+DRILLS = [
+    Drill(
+        "kills",
+        "A run killed twice with SIGKILL at random moments (start, training, saving, evaluating) and started again "
+        "ends with the losses, answers, record and adapter of one that was not killed: 20 runs.",
+        pytest("tests/test_sweep.py", "-k", "killed_at_any_moment"),
+        {"KILLS": "20"},
+    ),
+    Drill(
+        "checkpoints",
+        "Of 10,000 damaged adapter files none crashes the loader, and none changes a tensor and is accepted.",
+        pytest("tests/test_checkpoint.py", "-k", "mutated_files"),
+        {"FUZZ_FILES": "10000"},
+    ),
+]
+
+
+@dataclass
+class Arguments:
+    only: str = ""
+
+
+def main(argv: list[str]) -> None:
+    from harness.arguments import parse
+    from harness.bad_input import refuse
+
+    only = parse(Arguments, argv, __doc__ or "").only
+    wanted = [d for d in DRILLS if only in ("", d.name)]
+    if not wanted:
+        raise refuse("only", "no such drill", got=only, expected=f"one of {', '.join(d.name for d in DRILLS)}")
+    rows = [perform(drill) for drill in wanted]
+    if not only:
+        PAGE.write_text(page(rows))
+        print(f"{PAGE.relative_to(ROOT)} written")
+    if not all(ok for _, ok, _, _ in rows):
+        raise SystemExit(1)
+
+
+def perform(drill: Drill) -> tuple[Drill, bool, float, str]:
+    """The drill, whether it held, seconds, and the last line that it printed."""
+    print(f"{drill.name}: {drill.claim}", flush=True)
+    start = time.perf_counter()
+    words = [sys.executable, *drill.words]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | drill.environment, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        print(done.stdout, flush=True)
+    return drill, done.returncode == 0, time.perf_counter() - start, lines[-1] if lines else ""
+
+
+def page(rows: list[tuple[Drill, bool, float, str]]) -> str:
+    """docs/reliability.md from what has just been run."""
+    from harness.provenance import provenance
+
+    of = provenance("cpu")
+    parts = [
+        "# Reliability",
+        "Written by `make drill`, which runs what `make test` runs a tenth of, and more.",
+        f"{time.strftime('%Y-%m-%d')}, commit {str(of['commit'])[:12]}{' with changes' if of['dirty'] else ''}, "
+        f"{of['device']}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {of['versions']['torch']}.",
+    ]
+    for drill, held, seconds, last in rows:
+        settings = "".join(f"{k}={v} " for k, v in drill.environment.items())
+        command = f"{settings}python {' '.join(drill.words)}"
+        parts.append(f"**{drill.name}: {'held' if held else 'FAILED'}** ({seconds:.0f} s). {drill.claim}")
+        parts.append(f"    {command}\n    {last.strip('= ')}")
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
