@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, runs
+from harness import cost, evaluation, places, runs
 from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
@@ -177,7 +177,8 @@ class Run:
             "science": made.science,
             "science_hash": made.science_hash,
             "code_hash": made.code_hash,
-            "provenance": provenance(job.device) | {"order_hash": sha256(order)},
+            "provenance": provenance(job.device)
+            | {"order_hash": sha256(order), "hub_commits": places.hub_commits(job)},
         }
 
     def _say(self, text: str) -> None:

@@ -19,10 +19,12 @@ from filelock import FileLock
 import adapters
 from adapters._bases import atomic_file
 from adapters._checkpoint import config_fields
+from harness import hub
 from harness.bad_input import refuse
 from harness.data import sha256
 from harness.job import AXES, Job, ModelSpec, Source, default_job
-from harness.models import local_folder
+from harness.models import check_files, local_folder, place_of
+from harness.places import sources
 from harness.schema import ROOT
 from harness.scoring import SCORER_VERSION
 
@@ -70,15 +72,16 @@ def plan(job: Job) -> Plan:
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------
-def science(job: Job) -> dict[str, Any]:
-    """Everything that can change the result, flat. Devices, logging and file locations are not in it; contents are."""
+def science(job: Job, *, commits: bool = True) -> dict[str, Any]:
+    """Everything that can change the result, flat. Devices, logging and file locations are not in it; contents are.
+
+    What comes from the hub is there by commit, or with commits=False by the revision as typed, which asks nobody.
+    """
     flat: dict[str, Any] = {
         "benchmark": job.benchmark,
-        "model": model_identity(job.model, job.cache_dir),
+        **_places(job, commits=commits),
         "model.dtype": job.model.dtype,
         "quantization": job.quantization,
-        "data.test": source_identity(job.test_source, job.cache_dir, "data.test"),
-        "data.questions": source_identity(job.question_source, job.cache_dir, "data.questions"),
         "variant": job.variant,
         "scorer_version": SCORER_VERSION,
         "forgetting_text": text_identity(job.forgetting_text),
@@ -96,7 +99,6 @@ def science(job: Job) -> dict[str, Any]:
             "clip",
             "calibration_examples",
         ]
-        flat["data.train"] = source_identity(job.train_source, job.cache_dir, "data.train")
         flat |= {f"adapter.{k}": v for k, v in config_fields(job.adapter).items()}
     return json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))  # tuples become lists, as in a record
 
@@ -104,9 +106,10 @@ def science(job: Job) -> dict[str, Any]:
 def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     """`<benchmark>-<model>__<variant>__r<r>[__k<k>]__lr<lr>__<quantization>__s<steps>__seed<seed>[__<hash>]`.
 
-    The hash is there only where a setting without a place of its own differs from the benchmark's.
+    The hash is there only where a setting without a place of its own differs from the benchmark's. Revisions count as
+    typed: when `main` moves, the id stays, and the finished run is seen to be of another commit.
     """
-    settings = science(job) if settings is None else settings
+    settings = science(job, commits=False) if settings is None else settings | _places(job, commits=False)
     parts = [f"{job.benchmark}-{job.model.name}", job.variant]
     fields = config_fields(job.adapter)
     if job.trains:
@@ -116,7 +119,7 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     if job.trains:
         parts += [f"s{job.steps}", f"seed{job.seed}"]
     named = {"benchmark", "variant", "quantization", "lr", "steps", "seed"} | {f"adapter.{a}" for a in AXES}
-    usual = science(default_job(job))
+    usual = science(default_job(job), commits=False)
     if job.model.name == "hub":  # any model at all: none is the usual one
         usual.pop("model")
     other = {k: v for k, v in settings.items() if k not in named and usual.get(k) != v}
@@ -125,11 +128,22 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     return "__".join([*parts, *([sha256(other)[:8]] if other else [])])
 
 
-def source_identity(source: Source, cache_dir: Path, where: str) -> str:
-    """SHA-256 of a file's contents and column names, or hub id and revision."""
+def _places(job: Job, *, commits: bool) -> dict[str, str]:
+    """Identity of the model and of each data set."""
+    found = {"model": model_identity(job.model, job.cache_dir, commit=commits)}
+    for where, source in sources(job).items():
+        found[where] = source_identity(source, job.cache_dir, where, commit=commits)
+    return found
+
+
+def source_identity(source: Source, cache_dir: Path, where: str, *, commit: bool = True) -> str:
+    """SHA-256 of a file's contents and column names, or hub id and commit (commit=False: revision as typed)."""
     columns = sha256(source.columns)[:8]
     if source.path is None:
-        return f"hub:{source.hub}/{source.subset}/{source.split}@{source.revision} columns:{columns}"
+        if source.hub is None:
+            raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+        revision = hub.commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
+        return f"hub:{source.hub}/{source.subset}/{source.split}@{revision} columns:{columns}"
     if source.path.startswith("generated:"):
         return f"sha256:{_generated_sha256(source.path, cache_dir, where)} columns:{columns}"
     file = Path(source.path) if Path(source.path).exists() else ROOT / source.path
@@ -162,20 +176,16 @@ def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
     return file.read_text()
 
 
-def model_identity(spec: ModelSpec, cache_dir: Path) -> str:
-    """SHA-256 over the files that make a local model, or hub id and revision."""
+def model_identity(spec: ModelSpec, cache_dir: Path, *, commit: bool = True) -> str:
+    """SHA-256 over the files that make a local model, or hub id and commit (commit=False: revision as typed)."""
     folder = local_folder(spec)
     if folder is None:
-        from harness.models import place_of
-
-        return f"hub:{place_of(spec)}@{spec.revision}"
+        file = f"/{spec.gguf_file}" if spec.gguf_file else ""
+        revision = hub.commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
+        return f"hub:{place_of(spec)}{file}@{revision}"
+    check_files(spec, [f.name for f in folder.iterdir()], str(folder))
     kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
     kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
-    missing = [f for f in kept if not f.is_file()]
-    if missing or not any(f.suffix in (".safetensors", ".gguf") for f in kept):
-        raise refuse(
-            "model.id", "no weights in this folder", got=str(folder), expected="*.safetensors or model.gguf_file"
-        )
     return "sha256:" + sha256([[f.name, file_sha256(f)] for f in kept])
 
 
