@@ -6,6 +6,7 @@ Every refusal is a `BadInput`, a SystemExit with one line in the project's form 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -161,15 +162,21 @@ def job_from(cfg: DictConfig) -> Job:
 
 def default_job(job: Job) -> Job:
     """The job that the same benchmark, model, variant and quantization give with nothing else set."""
-    register()
     overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
     overrides.append(f"model={job.model.name}")
     if job.model.name == "hub":  # has no id of its own
         overrides += [f"model.id='{job.model.id}'"]
+    return _default_job(tuple(overrides))
+
+
+@functools.lru_cache(maxsize=256)
+def _default_job(overrides: tuple[str, ...]) -> Job:
+    """Composing takes a tenth of a second, and a sweep asks for the same one again and again."""
+    register()
     if GlobalHydra.instance().is_initialized():  # inside hydra.main: the same configs are at hand
-        return job_from(compose("config", overrides=overrides))
+        return job_from(compose("config", overrides=list(overrides)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return job_from(compose("config", overrides=overrides))
+        return job_from(compose("config", overrides=list(overrides)))
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import adapters
 from adapters._bases import atomic_file
 from adapters._checkpoint import config_fields
-from harness import hub
 from harness.bad_input import refuse
 from harness.data import sha256
-from harness.job import AXES, Job, ModelSpec, Source, default_job
-from harness.models import check_files, local_folder, place_of
-from harness.places import sources
+from harness.identity import identities, text_identity
+from harness.job import AXES, Job, default_job
 from harness.schema import ROOT
 from harness.scoring import SCORER_VERSION
 
@@ -79,7 +78,7 @@ def science(job: Job, *, commits: bool = True) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {
         "benchmark": job.benchmark,
-        **_places(job, commits=commits),
+        **identities(job, commits=commits),
         "model.dtype": job.model.dtype,
         "quantization": job.quantization,
         "variant": job.variant,
@@ -109,7 +108,7 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     The hash is there only where a setting without a place of its own differs from the benchmark's. Revisions count as
     typed: when `main` moves, the id stays, and the finished run is seen to be of another commit.
     """
-    settings = science(job, commits=False) if settings is None else settings | _places(job, commits=False)
+    settings = science(job, commits=False) if settings is None else settings | identities(job, commits=False)
     parts = [f"{job.benchmark}-{job.model.name}", job.variant]
     fields = config_fields(job.adapter)
     if job.trains:
@@ -126,79 +125,6 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     if job.lr is not None and float(f"{job.lr:g}") != job.lr:
         other["lr"] = job.lr  # {lr:g} rounds to six digits
     return "__".join([*parts, *([sha256(other)[:8]] if other else [])])
-
-
-def _places(job: Job, *, commits: bool) -> dict[str, str]:
-    """Identity of the model and of each data set."""
-    found = {"model": model_identity(job.model, job.cache_dir, commit=commits)}
-    for where, source in sources(job).items():
-        found[where] = source_identity(source, job.cache_dir, where, commit=commits)
-    return found
-
-
-def source_identity(source: Source, cache_dir: Path, where: str, *, commit: bool = True) -> str:
-    """SHA-256 of a file's contents and column names, or hub id and commit (commit=False: revision as typed)."""
-    columns = sha256(source.columns)[:8]
-    if source.path is None:
-        if source.hub is None:
-            raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
-        revision = hub.commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
-        return f"hub:{source.hub}/{source.subset}/{source.split}@{revision} columns:{columns}"
-    if source.path.startswith("generated:"):
-        return f"sha256:{_generated_sha256(source.path, cache_dir, where)} columns:{columns}"
-    file = Path(source.path) if Path(source.path).exists() else ROOT / source.path
-    if not file.is_file():
-        raise refuse(f"{where}.path", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
-    return f"sha256:{file_sha256(file)} columns:{columns}"
-
-
-def text_identity(source: str) -> str:
-    """SHA-256 of the file that forgetting is measured on; generated texts by their name."""
-    if source.startswith("generated:"):
-        return source
-    if not (ROOT / source).is_file():
-        raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")
-    return f"sha256:{file_sha256(ROOT / source)}"
-
-
-def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
-    """Hash of the generated rows; remembered by the generator's own source, since making the rows takes a second."""
-    sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
-    key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
-    file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
-    if not file.exists():
-        from harness.sources import read_generated
-
-        digest = sha256(read_generated(path.removeprefix("generated:"), where))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as temporary:
-            temporary.write_text(digest)
-    return file.read_text()
-
-
-def model_identity(spec: ModelSpec, cache_dir: Path, *, commit: bool = True) -> str:
-    """SHA-256 over the files that make a local model, or hub id and commit (commit=False: revision as typed)."""
-    folder = local_folder(spec)
-    if folder is None:
-        file = f"/{spec.gguf_file}" if spec.gguf_file else ""
-        revision = hub.commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
-        return f"hub:{place_of(spec)}{file}@{revision}"
-    check_files(spec, [f.name for f in folder.iterdir()], str(folder))
-    kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
-    kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
-    return "sha256:" + sha256([[f.name, file_sha256(f)] for f in kept])
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes; asked again for an unchanged file, it is not read again."""
-    seen = path.stat()
-    return _file_sha256(path, seen.st_size, seen.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_hash(variant: str) -> str:
@@ -224,11 +150,30 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def lock(job: Job, run_id: str) -> FileLock:
-    """One process per run id; held from before the folder exists to after the record is written."""
-    folder = job.runs_dir / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{run_id}.lock")
+@contextmanager
+def lock(job: Job, run_id: str) -> Iterator[None]:
+    """One process per run id; held from before the folder exists to after the record is written.
+
+    The kernel frees it when its holder dies. Nothing is left behind, so that bad input leaves no trace.
+    """
+    path = job.runs_dir / ".locks" / f"{run_id}.lock"
+    held = FileLock(path, poll_interval=0.2)
+    while not held.is_locked:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the holder before removed the folder just now
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                print(f"{run_id}: another process is at it; waiting", flush=True)
+                held.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits sees that the file is gone, and makes a new one
+        held.release()
+        for folder in (path.parent, job.runs_dir):
+            with suppress(OSError):
+                folder.rmdir()  # if it is empty
 
 
 def check_writable(folder: Path, key: str) -> None:
@@ -245,17 +190,32 @@ def check_writable(folder: Path, key: str) -> None:
         raise refuse(key, what, got=str(folder), remedy=f"Give another: {key}=<folder>.") from None
 
 
-def begin(made: Plan, composed_yaml: str) -> None:
-    """Makes the run's folder, or the same one ready to go on; another or failed run's remains are put aside."""
+def begin(made: Plan, composed_yaml: str) -> float:
+    """Makes the run's folder, or the same one ready to go on; another or failed run's remains are put aside.
+
+    Returns the seconds that earlier, interrupted sessions of this run took, up to the last thing they wrote.
+    """
+    earlier = _seconds_of_session(made.folder) if made.action == "resume" else 0.0
     if made.folder.exists() and made.action != "resume":
         keep = made.folder.parent / ".replaced"
         keep.mkdir(exist_ok=True)
         made.folder.rename(keep / f"{made.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (made.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     (made.folder / "config.yaml").write_text(composed_yaml)
-    hashes = {"science_hash": made.science_hash, "code_hash": made.code_hash}
+    started = {"science_hash": made.science_hash, "code_hash": made.code_hash}
     with atomic_file(made.folder / "checkpoint" / "started.json") as temporary:
-        temporary.write_text(json.dumps(hashes))
+        temporary.write_text(json.dumps(started | {"earlier": earlier, "began": time.time()}))
+    return earlier
+
+
+def _seconds_of_session(folder: Path) -> float:
+    """From the beginning of the last session to its last write, and the sessions before it."""
+    try:
+        started = json.loads((folder / "checkpoint" / "started.json").read_text())
+        last = max(p.stat().st_mtime for p in [*folder.iterdir(), *(folder / "checkpoint").iterdir()])
+        return float(started["earlier"]) + max(0.0, last - started["began"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def finish(made: Plan, record: dict[str, Any]) -> None:
@@ -268,6 +228,7 @@ def finish(made: Plan, record: dict[str, Any]) -> None:
 def _unfinished(folder: Path) -> Any:
     """Hashes that an unfinished run was started with."""
     try:
-        return json.loads((folder / "checkpoint" / "started.json").read_text())
-    except (OSError, ValueError):
+        started = json.loads((folder / "checkpoint" / "started.json").read_text())
+        return {name: started[name] for name in ("science_hash", "code_hash")}
+    except (OSError, ValueError, KeyError, TypeError):
         return None

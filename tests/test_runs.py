@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import adapters as ad
-from harness import runs, training
+from harness import identity, runs, training
 from harness.bad_input import BadInput
 from harness.cli import compositions
 from harness.evaluation import from_bits, to_bits
@@ -89,7 +89,7 @@ def test_equal_science_is_equal_ids(
     base = _once(small_job)
     with monkeypatch.context() as m:
         m.setattr(runs, "default_job", lambda job: _usual(base))
-        m.setattr(runs, "file_sha256", hashed_once)
+        m.setattr(identity, "file_sha256", hashed_once)
         one = dataclasses.replace(base, **first)
         other = dataclasses.replace(base, **(second | where))
         same = dataclasses.replace(base, **first, **where)
@@ -103,7 +103,7 @@ def test_equal_science_is_equal_ids(
     assert all(len(i) <= 200 and re.fullmatch(r"[\w.+-]+", i) for i in ids)
 
 
-hashed_once = functools.lru_cache(None)(runs.file_sha256)
+hashed_once = functools.lru_cache(None)(identity.file_sha256)
 _made: list[Job] = []
 
 
@@ -294,13 +294,6 @@ def test_unfinished_runs_resume_only_if_they_are_the_same(small_job: Any) -> Non
     runs.begin(runs.plan(job), "y")
     assert (made.folder / "config.yaml").read_text() == "y"
     assert len(list((job.runs_dir / ".replaced").iterdir())) == 1
-
-
-def test_dry_run_writes_nothing(small_job: Any, tmp_path: Path, capsys: Any) -> None:
-    job = small_job("dry_run=true")
-    assert run(job) == {}
-    assert runs.make_id(job) in capsys.readouterr().out
-    assert not (tmp_path / "runs").exists()
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------
