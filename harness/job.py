@@ -247,11 +247,20 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
     if c["lr"] == "tuned":
         return math.nan, "tuned"  # chosen by harness/tuning.py, once all other settings are known
     if c["lr"] is not None:
-        return number("lr times lr_scale", number("lr", c["lr"], above=0) * scale, above=0), "given"
+        return _scaled("lr", number("lr", c["lr"], above=0), scale), "given"
     if "lr" not in defaults:
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
-    return number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
+    return _scaled(
+        f"variant {variant}: lr", number(f"variant {variant}: lr", defaults["lr"], above=0), scale
+    ), "default"
+
+
+def _scaled(where: str, lr: float, scale: float) -> float:
+    """lr · scale, without the last digits that a product of decimals gets wrong: 0.01 · 0.3 is 0.003."""
+    if scale == 1:
+        return lr
+    return float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")
 
 
 def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,37 @@ def test_every_axis_in_one_line_and_axes_a_variant_lacks(cache_dir: Path) -> Non
     assert [len(found) for found in per_variant.values()] == [32, 16, 8]
 
 
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_for_one_step(overrides: list[str], small_job: Any, tmp_path: Path, name: str) -> None:
+    """On the small model and data of these tests, its first job; tuned rates find two to choose from."""
+    for lr in ("1e-3", "1e-2"):
+        run(small_job("steps=1", "eval.limit=2", f"lr={lr}"))
+    given = [w for w in overrides if not w.startswith("lr=")]
+    words = [*given[:1], f"experiment={name}", *given[1:], "model.gguf_file=null"]
+    cfg = next(iter(compositions(with_words(words, "steps=1", "eval.limit=2"), multirun=True)))
+    record = run(job_from(cfg), in_sweep=True)
+    assert (record["status"], record["steps"]) == ("done", 1)
+
+
+def test_an_experiments_values_win_over_the_defaults_and_lose_to_the_command_line() -> None:
+    def job(*words: str) -> Any:
+        return job_from(next(iter(compositions(["benchmark=tiny", "experiment=quick", *words], multirun=True))))
+
+    assert (job().steps, job().eval_limit) == (40, 50)
+    assert (job("steps=7").steps, job("eval.limit=null").eval_limit) == (7, None)
+
+
+def test_a_grid_around_the_default_has_round_rates(cache_dir: Path) -> None:
+    """An experiment's own sweep is composed too, and no id carries a hash for the last digit of a product."""
+    words = ["benchmark=tiny", "experiment=lr_grid", "variant=lora,hra", f"cache_dir={cache_dir}"]
+    jobs = [job_from(c) for c in compositions(words, multirun=True)]
+    assert [j.lr for j in jobs if j.variant == "lora"] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", runs.make_id(j)) for j in jobs)
+
+
 # -- dry run ----------------------------------------------------------------------------------------------------------
 def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any, tmp_path: Path, capsys: Any) -> None:
     """Run, resume, skip and refuse, each under its id, with the time that finished runs suggest; nothing is written."""
