@@ -91,10 +91,10 @@ def _unreadable(error: Exception, folder: Path, source: Source, where: str) -> B
     import pyarrow.parquet as parquet
 
     reason = str(error.__cause__ or error).split("\n")[0].rstrip(".") or type(error).__name__
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".parquet", ".json", ".jsonl")):
         try:
-            if parquet.read_metadata(file).num_rows == 0:  # which `datasets` fails on, whatever split is asked for
-                reason = f"{file.relative_to(folder)} has no rows"
+            if parquet.read_metadata(file).num_rows == 0 if file.suffix == ".parquet" else file.stat().st_size < 4:
+                reason = f"{file.relative_to(folder)} has no rows"  # `datasets` fails, whatever split is asked for
         except pyarrow.ArrowException as broken:
             reason = f"{file.relative_to(folder)}: {broken}"
     if not any(f.is_file() for f in folder.rglob("*") if f.name != "README.md"):
