@@ -170,6 +170,9 @@ def _refusal(error: Exception, kind: Kind, repo: str, revision: str, where: str)
     if isinstance(error, RevisionNotFoundError):
         expected = f"a branch, tag or commit of {repo}"
         return refuse(f"{where}.revision", "no such revision", got=revision, expected=expected, remedy=f"See {page}.")
+    if (status := getattr(getattr(error, "response", None), "status_code", 500)) < 500:
+        remedy = f"Check login (hf auth login), HF_ENDPOINT and proxy, or give {local}."
+        return refuse(key, f"{constants.ENDPOINT} answers {status}", got=repo, remedy=remedy)
     if offline():
         remedy = f"Run it once with network, or give {local}."
         return refuse(key, f"HF_HUB_OFFLINE is set, and {revision} is not in the cache", got=repo, remedy=remedy)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+INVALID = "Invalid credentials in Authorization header"
 KINDS = {"models": "model", "datasets": "dataset"}
 
 
@@ -85,11 +86,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             path = unquote(urlsplit(self.path).path).strip("/")
             hub.requests.append(f"{self.command} {path}")
             try:
+                if self.headers["Authorization"] == "Bearer wrong":
+                    raise _Missing(401, "")
                 headers, body = _respond(hub, path)
                 status = 200
             except _Missing as missing:
                 (status, code), body = missing.args, b'{"error": "no"}'
-                headers = {"X-Error-Code": code, "X-Error-Message": "no"}
+                headers = {"X-Error-Code": code} if code else {"X-Error-Message": INVALID}
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(body))}).items():
                 self.send_header(name, value)

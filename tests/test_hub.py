@@ -325,23 +325,26 @@ PLACES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["closed", "offline"])
+@pytest.mark.parametrize("way", ["closed", "offline", "login"])
 def test_without_hub_or_cache(
     fake: FakeHub, commits: dict[str, str], way: str, model_dir: Path, tmp_path: Path
 ) -> None:
-    """A port that nobody listens on, and HF_HUB_OFFLINE with an empty cache: a line for each preset, or it works."""
+    """Nobody listens, HF_HUB_OFFLINE with an empty cache, an old token: a line each, unless no hub is needed."""
     why = r"HF_HUB_OFFLINE is set, and main is not in the cache"
     environment = fake.environment(tmp_path / "home", HF_HUB_OFFLINE="1")
     if way == "closed":
         why = r"cannot reach http\S+ \(.*refused.*\), and it is not in the cache"
         environment = fake.environment(tmp_path / "home")
         fake.stop()
+    if way == "login":
+        why = r"http\S+ answers 401"
+        environment = fake.environment(tmp_path / "home", HF_TOKEN="wrong")
     base = [*SMALL, *folders_of(tmp_path)]
     commands = [with_words(base, words.replace("MODEL", str(model_dir)).strip() or "seed=0") for words, _ in PLACES]
     found = lines(environment, commands)
     wrong = [(w, f) for (w, m), f in zip(PLACES, found, strict=True) if not re.fullmatch(m.replace("WHY", why), f)]
     assert wrong == []
-    assert asked_of(fake) == []
+    assert (asked_of(fake) == []) == (way != "login")
 
 
 def test_unreachable_is_asked_once_and_answered_from_the_cache(
@@ -384,6 +387,9 @@ def test_folders_that_are_no_model(small_job: Any, folders: Path, monkeypatch: A
     assert "; expected model.gguf_file=a.gguf." in refusal(there["gguf"])
     assert refusal(there["gguf"], "model.gguf_file=b.gguf").endswith(", got 'b.gguf'; expected one of a.gguf.")
     assert refusal(there["gguf"], "model.gguf_file=a.gguf").startswith("model.id: cannot load (")
+    line = refusal("model=smollm2_135m", "model.id=.cache/nope")
+    assert line.startswith("model.id: no such folder, got '.cache/nope'; expected a Hugging Face folder or a hub id.")
+    assert line.endswith(" Run make smollm2 first.")
     assert refusal(there["math"]).startswith("model.id: no weights in this folder, got ")
     monkeypatch.setitem(sys.modules, "gguf", None)
     line = refusal(there["gguf"], "model.gguf_file=a.gguf")
