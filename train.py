@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from harness.cli import preflight
+from harness.cli import expand_home, preflight
 from harness.schema import register
 
 register()
@@ -19,5 +19,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = expand_home(sys.argv[1:])
     with preflight(sys.argv[1:]):
         main()

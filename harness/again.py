@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import adapters as ad
-from harness import evaluation, runs
+from harness import evaluation, identity, runs
 from harness.bad_input import refuse
 from harness.data import hold_out
 from harness.job import Job, job_from, usable_device
@@ -74,7 +74,7 @@ def _open(
         raise refuse("limit", "out of range", got=limit, expected="an integer >= 1")
     composed = DictConfig(OmegaConf.load(folder / "config.yaml"))
     composed.device = usable_device(device)  # not the one it was trained on
-    job = job_from(composed)
+    job = identity.at_commits(job_from(composed), record["provenance"].get("hub_commits", {}))
     now, then = runs.science(job), record["science"]
     changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k) and k != "scorer_version"]
     if changed:

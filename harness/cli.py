@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
@@ -31,6 +32,11 @@ TYPES = {
     "bool": "true or false",
     "String": "a text",
 }
+
+
+def expand_home(argv: list[str]) -> list[str]:
+    """`key=~/folder` with the home folder in place of `~`, which neither the shell nor Hydra's grammar takes there."""
+    return [re.sub(r"=~(?=/|$)", lambda _: f"={Path.home()}", word, count=1) for word in argv]
 
 
 def preflight(argv: list[str]) -> AbstractContextManager[object]:

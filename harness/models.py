@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,14 @@ from torch import nn
 
 from adapters._contract import DTYPES
 from adapters._weights import forbid_cpu_packing
+from harness import hub
 from harness.bad_input import refuse
 from harness.job import Job, ModelSpec
 from harness.schema import ROOT
+
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer of a hub model
+WEIGHTS = "model*.safetensors"  # not those of subfolders, nor a second copy in another format
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def local_folder(spec: ModelSpec) -> Path | None:
@@ -41,6 +47,29 @@ def place_of(spec: ModelSpec) -> str:
     return spec.id
 
 
+def check_files(spec: ModelSpec, names: list[str], place: str) -> None:
+    """Raises BadInput where the files of `place`, a folder or hub id, make no model with a tokenizer."""
+    if spec.gguf_file is not None:
+        there = [n for n in names if n.endswith(".gguf")]
+        if spec.gguf_file not in names:
+            expected = f"one of {', '.join(sorted(there))}" if there else "a file of it; it has no GGUF file"
+            raise refuse("model.gguf_file", f"no such file in {place}", got=spec.gguf_file, expected=expected)
+        if importlib.util.find_spec("gguf") is None:
+            remedy = "Install it (pip install gguf), or give a model in safetensors."
+            raise refuse("model.gguf_file", "reading it needs the package gguf", got=spec.gguf_file, remedy=remedy)
+        return
+    if not any(n.endswith(".safetensors") for n in names):
+        what, expected = "no weights in this folder", "*.safetensors or model.gguf_file"
+        if pickled := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
+            what = f"only pickled weights ({pickled[0]}), which may run code when loaded"
+        elif any(n.endswith(".gguf") for n in names):
+            what, expected = "only GGUF weights", f"model.gguf_file={next(n for n in names if n.endswith('.gguf'))}"
+        raise refuse("model.id", what, got=place, expected=expected)
+    if not any(n in TOKENIZERS for n in names):  # without one, transformers makes an empty one up
+        remedy = "Save it there: tokenizer.save_pretrained(<folder>)."
+        raise refuse("model.id", "no tokenizer beside the weights", got=place, expected="tokenizer.json", remedy=remedy)
+
+
 def load_tokenizer(spec: ModelSpec) -> Any:
     from transformers import AutoTokenizer
 
@@ -55,6 +84,8 @@ def load_model(job: Job) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
+    if job.model.gguf_file is None:
+        options["use_safetensors"] = True
     if job.quantization != "none":
         options |= {"quantization_config": quantization_config(job), "device_map": {"": job.device}}
     model = _from_pretrained(AutoModelForCausalLM, job.model, options)
@@ -75,20 +106,37 @@ def quantization_config(job: Job) -> Any:
 
 
 def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any:
-    place = place_of(spec)
-    if local_folder(spec) is None:
-        options = {**options, "revision": spec.revision}
-    if spec.gguf_file is not None:
-        options = {**options, "gguf_file": spec.gguf_file}
+    from safetensors import SafetensorError
+
+    folder = local_folder(spec) or _hub_folder(spec)
+    weights = {"gguf_file": spec.gguf_file} if spec.gguf_file is not None else {}
     try:
-        return kind.from_pretrained(place, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        remedy = (
-            "Check the id and the network, log in for a gated model, or give a folder: model.id=<folder>." + offline
-        )
+        loaded = kind.from_pretrained(str(folder), trust_remote_code=False, **weights, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, struct.error) as error:
+        if "trust_remote_code" in str(error):
+            expected = "an architecture that transformers has"
+            raise refuse(
+                "model.id", "it needs code of its own, which is never run", got=spec.id, expected=expected
+            ) from None
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        remedy = "Give another model, or mend the folder: model.id=<hub id or folder>."
         raise refuse("model.id", f"cannot load ({reason})", got=spec.id, remedy=remedy) from None
+    if local_folder(spec) is None and hasattr(loaded, "config"):
+        loaded.config._name_or_path = spec.id  # what adapter files name, and not a folder of this machine's cache
+    return loaded
+
+
+def _hub_folder(spec: ModelSpec) -> Path:
+    """Folder of the hub's cache with the model at its commit; its small files are looked at before its weights come."""
+    place = place_of(spec)
+    small = [spec.gguf_file] if spec.gguf_file is not None else SMALL
+    folder = hub.fetch("model", place, spec.revision, small, "model")
+    commit = hub.commit_of("model", place, spec.revision, "model")
+    names = hub.listing("model", place, commit) or [f.name for f in folder.glob("*")]
+    check_files(spec, names, place)
+    return (
+        folder if spec.gguf_file is not None else hub.fetch("model", place, spec.revision, [*SMALL, WEIGHTS], "model")
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, runs
+from harness import cost, evaluation, identity, runs
 from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
@@ -189,7 +189,8 @@ class Run:
             "clamped": handle.clamped,
             "calibration_sha256": handle.calibration_sha256,
             "data": self.data.counts,
-            "provenance": self.record["provenance"] | {"order_hash": sha256(order)},
+            "provenance": self.record["provenance"]
+            | {"order_hash": sha256(order), "hub_commits": identity.hub_commits(job)},
         }
 
     def _say(self, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -23,8 +22,8 @@ from adapters._bases import atomic_file
 from adapters._checkpoint import config_fields
 from harness.bad_input import refuse
 from harness.data import sha256
-from harness.job import AXES, Job, ModelSpec, Source, default_job
-from harness.models import local_folder
+from harness.identity import identities, text_identity
+from harness.job import AXES, Job, default_job
 from harness.schema import ROOT
 from harness.scoring import SCORER_VERSION
 
@@ -72,15 +71,16 @@ def plan(job: Job) -> Plan:
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------
-def science(job: Job) -> dict[str, Any]:
-    """Everything that can change the result, flat. Devices, logging and file locations are not in it; contents are."""
+def science(job: Job, *, commits: bool = True) -> dict[str, Any]:
+    """Everything that can change the result, flat. Devices, logging and file locations are not in it; contents are.
+
+    What comes from the hub is there by commit, or with commits=False by the revision as typed, which asks nobody.
+    """
     flat: dict[str, Any] = {
         "benchmark": job.benchmark,
-        "model": model_identity(job.model, job.cache_dir),
+        **identities(job, commits=commits),
         "model.dtype": job.model.dtype,
         "quantization": job.quantization,
-        "data.test": source_identity(job.test_source, job.cache_dir, "data.test"),
-        "data.questions": source_identity(job.question_source, job.cache_dir, "data.questions"),
         "variant": job.variant,
         "scorer_version": SCORER_VERSION,
         "forgetting_text": text_identity(job.forgetting_text),
@@ -98,7 +98,6 @@ def science(job: Job) -> dict[str, Any]:
             "clip",
             "calibration_examples",
         ]
-        flat["data.train"] = source_identity(job.train_source, job.cache_dir, "data.train")
         flat |= {f"adapter.{k}": v for k, v in config_fields(job.adapter).items()}
     return json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))  # tuples become lists, as in a record
 
@@ -106,9 +105,10 @@ def science(job: Job) -> dict[str, Any]:
 def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     """`<benchmark>-<model>__<variant>__r<r>[__k<k>]__lr<lr>__<quantization>__s<steps>__seed<seed>[__<hash>]`.
 
-    The hash is there only where a setting without a place of its own differs from the benchmark's.
+    The hash is there only where a setting without a place of its own differs from the benchmark's. Revisions count as
+    typed: when `main` moves, the id stays, and the finished run is seen to be of another commit.
     """
-    settings = science(job) if settings is None else settings
+    settings = science(job, commits=False) if settings is None else settings | identities(job, commits=False)
     parts = [f"{job.benchmark}-{job.model.name}", job.variant]
     fields = config_fields(job.adapter)
     if job.trains:
@@ -118,79 +118,13 @@ def make_id(job: Job, settings: dict[str, Any] | None = None) -> str:
     if job.trains:
         parts += [f"s{job.steps}", f"seed{job.seed}"]
     named = {"benchmark", "variant", "quantization", "lr", "steps", "seed"} | {f"adapter.{a}" for a in AXES}
-    usual = science(default_job(job))
+    usual = science(default_job(job), commits=False)
     if job.model.name == "hub":  # any model at all: none is the usual one
         usual.pop("model")
     other = {k: v for k, v in settings.items() if k not in named and usual.get(k) != v}
     if job.lr is not None and float(f"{job.lr:g}") != job.lr:
         other["lr"] = job.lr  # {lr:g} rounds to six digits
     return "__".join([*parts, *([sha256(other)[:8]] if other else [])])
-
-
-def source_identity(source: Source, cache_dir: Path, where: str) -> str:
-    """SHA-256 of a file's contents and column names, or hub id and revision."""
-    columns = sha256(source.columns)[:8]
-    if source.path is None:
-        return f"hub:{source.hub}/{source.subset}/{source.split}@{source.revision} columns:{columns}"
-    if source.path.startswith("generated:"):
-        return f"sha256:{_generated_sha256(source.path, cache_dir, where)} columns:{columns}"
-    file = Path(source.path) if Path(source.path).exists() else ROOT / source.path
-    if not file.is_file():
-        raise refuse(f"{where}.path", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
-    return f"sha256:{file_sha256(file)} columns:{columns}"
-
-
-def text_identity(source: str) -> str:
-    """SHA-256 of the file that forgetting is measured on; generated texts by their name."""
-    if source.startswith("generated:"):
-        return source
-    if not (ROOT / source).is_file():
-        raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")
-    return f"sha256:{file_sha256(ROOT / source)}"
-
-
-def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
-    """Hash of the generated rows; remembered by the generator's own source, since making the rows takes a second."""
-    sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
-    key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
-    file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
-    if not file.exists():
-        from harness.sources import read_generated
-
-        digest = sha256(read_generated(path.removeprefix("generated:"), where))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as temporary:
-            temporary.write_text(digest)
-    return file.read_text()
-
-
-def model_identity(spec: ModelSpec, cache_dir: Path) -> str:
-    """SHA-256 over the files that make a local model, or hub id and revision."""
-    folder = local_folder(spec)
-    if folder is None:
-        from harness.models import place_of
-
-        return f"hub:{place_of(spec)}@{spec.revision}"
-    kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
-    kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
-    missing = [f for f in kept if not f.is_file()]
-    if missing or not any(f.suffix in (".safetensors", ".gguf") for f in kept):
-        raise refuse(
-            "model.id", "no weights in this folder", got=str(folder), expected="*.safetensors or model.gguf_file"
-        )
-    return "sha256:" + sha256([[f.name, file_sha256(f)] for f in kept])
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes; asked again for an unchanged file, it is not read again."""
-    seen = path.stat()
-    return _file_sha256(path, seen.st_size, seen.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_hash(variant: str) -> str:

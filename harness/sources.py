@@ -103,18 +103,9 @@ def read_generated(split: str, where: str) -> list[Any]:
 
 
 def _read_hub(source: Source, where: str) -> Any:
-    import datasets
+    from harness.hub_rows import hub_rows
 
-    try:
-        return datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise refuse(
-            where,
-            f"cannot load the data set from the hub ({reason})",
-            got=source.hub,
-            remedy=f"Check the network and HF_HUB_OFFLINE, or give a file: {where}.path=<file>.",
-        ) from None
+    return hub_rows(source, where)
 
 
 def read_questions(source: Source, where: str) -> list[Question]:

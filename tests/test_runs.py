@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import adapters as ad
-from harness import runs, training
+from harness import identity, runs, training
 from harness.bad_input import BadInput
 from harness.cli import compositions
 from harness.evaluation import from_bits, to_bits
@@ -89,7 +89,7 @@ def test_equal_science_is_equal_ids(
     base = _once(small_job)
     with monkeypatch.context() as m:
         m.setattr(runs, "default_job", lambda job: _usual(base))
-        m.setattr(runs, "file_sha256", hashed_once)
+        m.setattr(identity, "file_sha256", hashed_once)
         one = dataclasses.replace(base, **first)
         other = dataclasses.replace(base, **(second | where))
         same = dataclasses.replace(base, **first, **where)
@@ -103,7 +103,7 @@ def test_equal_science_is_equal_ids(
     assert all(len(i) <= 200 and re.fullmatch(r"[\w.+-]+", i) for i in ids)
 
 
-hashed_once = functools.lru_cache(None)(runs.file_sha256)
+hashed_once = functools.lru_cache(None)(identity.file_sha256)
 _made: list[Job] = []
 
 
