@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, runs
+from harness import cost, evaluation, platinum, repeat, runs
 from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
@@ -21,7 +22,7 @@ from harness.job import Job
 from harness.loss import label_loss_sum, refuse_scaled_logits
 from harness.models import gradient_checkpointing, load_model, load_tokenizer
 from harness.provenance import provenance
-from harness.report import summary_lines
+from harness.report import summary_lines, warnings
 from harness.training import DivergedError, TrainResult, collate, train
 from harness.tuning import with_tuned_lr
 
@@ -77,6 +78,7 @@ class Run:
         self.job, self.tokenizer, self.model, self.data = job, tokenizer, model, data
         self.clock, self.pad = time.perf_counter(), pad_id(tokenizer)
         self.meter, self.interrupts = cost.MemoryMeter(job.device), Interruptible()
+        self.corrected = platinum.read(job.platinum) if platinum.given(job.platinum) else []
         self.texts = pinned_texts(job.forgetting_text)
         self.nats_off = nats_per_token(model, tokenizer, self.texts, job.device)
         refuse_scaled_logits(model, job.model.id)
@@ -120,6 +122,9 @@ class Run:
                 raise
         self.record["seconds"] = time.perf_counter() - self.clock
         runs.finish(made, self.record)
+        if self.record["status"] == "done":
+            for text in warnings(self.record):
+                self._log(f"WARNING {text}")
         print("\n".join(summary_lines(self.record, made.folder)), flush=True)
         return self.record
 
@@ -142,12 +147,24 @@ class Run:
             "nats_off": self.nats_off,
             "texts_sha256": texts_sha256(self.texts),
         }
+        file = folder / "predictions.jsonl"
         with self.meter.phase("eval"):
             for split, questions in (("valid", self.data.valid), ("test", self.data.test)):
-                file = folder / "predictions.jsonl"
                 answers = evaluation.predict(self.model, self.tokenizer, questions, job, split, file, self._tick)
                 self.record[split] = evaluation.metrics(answers, questions)
         self.record |= {"memory": self.meter.peaks, "cost": self.costs}
+        self._look_again(answers, file)
+
+    def _look_again(self, first: list[evaluation.Prediction], file: Path) -> None:
+        """What can be asked of the test answers beyond the primary accuracy: Platinum, and the noise floor."""
+        job, asked, start = self.job, self.data.test, time.perf_counter()
+        if self.corrected:
+            self.record["platinum"] = platinum.scored(first, asked, self.corrected, job.platinum, job.cache_dir)
+        if job.eval_repeat > 1:
+            self.record["repeat"] = repeat.answered_again(
+                self.model, self.tokenizer, asked, job, first, file, self._tick, turns=job.eval_repeat
+            )
+        self.clock += time.perf_counter() - start  # the run's seconds are those of runs without this
 
     def _sample_loss(self) -> torch.Tensor:
         longest = sorted(self.data.train, key=lambda e: -len(e.ids))[: self.job.micro_batch or self.job.batch_size]
@@ -182,6 +199,9 @@ class Run:
 
     def _say(self, text: str) -> None:
         print(f"{self.made.id}: {text}", file=sys.stderr, flush=True)
+        self._log(text)
+
+    def _log(self, text: str) -> None:
         with open(self.made.folder / "run.log", "a") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
 
