@@ -23,6 +23,7 @@ from adapters._contract import DTYPES, Calibration, Config
 from adapters._registry import variant_has_sites
 from harness.bad_input import BadInput, integer, number, refuse
 from harness.schema import CONF, Schema, register, under_root
+from harness.tracking import checked
 
 log = logging.getLogger("harness")
 AXES = ("r", "lora_rank")  # adapter fields with a place of their own in the run id
@@ -271,7 +272,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
         "gradient_checkpointing": c["train"]["gradient_checkpointing"],
         "eval_repeat": integer("eval.repeat", c["eval"]["repeat"], lo=1),
         "platinum": Source(**c["data"]["platinum"]),
-        "tracking": Tracking(**c["tracking"]),
+        "tracking": checked(Tracking(**c["tracking"])),
         "device": usable_device(c["device"]),
         "threads": integer("threads", c["threads"], lo=1, optional=True),
         "runs_dir": under_root(c["runs_dir"]),

@@ -12,7 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, platinum, repeat, runs
+from harness import cost, evaluation, platinum, repeat, runs, tracking
+from harness.again import lacking
 from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
@@ -74,8 +75,9 @@ def _finished(job: Job, *, brief: bool) -> dict[str, Any] | None:
     if made.action != "skip" or made.record is None:
         return None
     print(f"{made.id}: finished already, skipped (force=true runs it again)", flush=True)
-    if not brief:
-        print("\n".join(summary_lines(made.record, made.folder)), flush=True)
+    shown = [] if brief else summary_lines(made.record, made.folder)
+    if lines := shown + lacking(job, made.record):
+        print("\n".join(lines), flush=True)
     return made.record
 
 
@@ -116,6 +118,7 @@ class Run:
         ids = tokenizer(data.test[0].text)["input_ids"]
         self.health = Health(model, torch.tensor([ids], device=job.device))
         self.costs: dict[str, float] = {}
+        self.tracker: tracking.Tracker = tracking.NoTracker()
 
     def attach(self) -> ad.Attachment:
         """Attaches the adapter, timed. Raises BadInput for configs that do not fit the model."""
@@ -137,6 +140,21 @@ class Run:
         made = self.made
         self.record |= self._adapter_facts()
         earlier = runs.begin(made, OmegaConf.to_yaml(self.job.composed))
+        self.tracker = tracking.start(self.job, made, self._say)
+        try:
+            self._outcome()
+            self.record["seconds"] = earlier + time.perf_counter() - self.clock
+            runs.finish(made, self.record)
+        finally:
+            self.tracker.finish(self.record, sys.exception())
+        if self.record["status"] == "done":
+            for text in warnings(self.record):
+                self._log(f"WARNING {text}")
+        print("\n".join(summary_lines(self.record, made.folder)), flush=True)
+        return self.record
+
+    def _outcome(self) -> None:
+        """Does everything and sets the record's status."""
         with self.interrupts:
             try:
                 self._train_and_evaluate()
@@ -144,16 +162,10 @@ class Run:
             except DivergedError as error:
                 self.record |= {"status": "diverged", "error": _place(error)}
             except KeyboardInterrupt:
-                runs.finish(made, self.record | {"status": "interrupted"})
+                self.record["status"] = "interrupted"
+                runs.finish(self.made, self.record)
                 self._say("interrupted; the same command goes on from the last checkpoint")
                 raise Interrupted from None
-        self.record["seconds"] = earlier + time.perf_counter() - self.clock
-        runs.finish(made, self.record)
-        if self.record["status"] == "done":
-            for text in warnings(self.record):
-                self._log(f"WARNING {text}")
-        print("\n".join(summary_lines(self.record, made.folder)), flush=True)
-        return self.record
 
     def _train_and_evaluate(self) -> None:
         job, folder = self.job, self.made.folder
@@ -161,7 +173,8 @@ class Run:
             with self.meter.phase("train"):
                 check = self.interrupts.check
                 with gradient_checkpointing(self.model, enabled=job.gradient_checkpointing):
-                    trained = train(self.model, job, self.data.train, self.pad, folder, self._say, check)
+                    log = self.tracker.log
+                    trained = train(self.model, job, self.data.train, self.pad, folder, self._say, check, log)
             self.record["train"] = _train_numbers(trained)
         self.record["health"] = self.health.report(job.steps)
         self.record["adapter_file_bytes"] = ad.save(self.model, folder / "adapter.safetensors")
