@@ -118,7 +118,7 @@ class Run:
         ids = tokenizer(data.test[0].text)["input_ids"]
         self.health = Health(model, torch.tensor([ids], device=job.device))
         self.costs: dict[str, float] = {}
-        self.tracker: tracking.Tracker = tracking.NoTracker()
+        self.tracker: tracking.NoTracker | tracking.Wandb = tracking.NoTracker()
 
     def attach(self) -> ad.Attachment:
         """Attaches the adapter, timed. Raises BadInput for configs that do not fit the model."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from harness.bad_input import refuse
@@ -30,20 +30,14 @@ QUIET |= {"init_timeout": 30.0, "finish_timeout": 60.0}  # seconds a dead networ
 T = TypeVar("T")
 
 
-class Tracker(Protocol):
+class NoTracker:
+    """What every tracker can do, doing nothing."""
+
     def log(self, row: dict[str, Any]) -> None:
         """One row of metrics.jsonl."""
 
     def finish(self, record: dict[str, Any], error: BaseException | None) -> None:
         """The record, whatever its status; error: what ended the run, if anything."""
-
-
-class NoTracker:
-    def log(self, row: dict[str, Any]) -> None:
-        pass
-
-    def finish(self, record: dict[str, Any], error: BaseException | None) -> None:
-        pass
 
 
 def checked(tracking: Tracking) -> Tracking:
@@ -71,7 +65,7 @@ def _logged_in() -> bool:
         return False
 
 
-def start(job: Job, made: Plan, say: Callable[[str], None]) -> Tracker:
+def start(job: Job, made: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:
     """The tracker of a run whose folder has been made. A resumed run goes on with the tracked run it began."""
     if job.tracking.name == "none":
         return NoTracker()
