@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from harness.run import run
+from harness.schema import ROOT
 
 
 def records(file: Path) -> list[Any]:
@@ -49,3 +52,14 @@ def test_config_curves_and_result_arrive(small_job: Any, tmp_path: Path) -> None
     for key in ("test", "valid", "status", "trainable_params", "memory", "forgetting"):
         assert summary[key] == json.loads(json.dumps(record[key]))
     assert exits == [0]
+
+
+def test_off_imports_nothing(overrides: list[str]) -> None:
+    code = "import sys; from harness.cli import compositions; from harness.job import job_from\n"
+    code += "from harness.run import run\n"
+    code += (
+        f"(cfg,) = compositions({overrides!r}, multirun=False); run(job_from(cfg)); assert 'wandb' not in sys.modules"
+    )
+    setup = "from harness.schema import register; register()\n"
+    done = subprocess.run([sys.executable, "-c", setup + code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
