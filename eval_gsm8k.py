@@ -1,8 +1,10 @@
 """Evaluate a finished run again, from its saved adapter or from its stored predictions.
 
 python eval_gsm8k.py run=<id>                 load model and adapter, answer all questions again
-python eval_gsm8k.py run=<id> rescore=true    score the stored predictions; loads no model
-    write=true      (with rescore) put the new scores into the record
+python eval_gsm8k.py run=<id> rescore=true    score the stored predictions again; loads no model
+python eval_gsm8k.py run=<id> platinum=<file> score them by GSM8K-Platinum (a file or hub id); loads no model
+python eval_gsm8k.py run=<id> repeat=2        answer the test questions in another batch order: the noise floor
+    write=true      put the new scores, platinum or repeat into the record
     split=test      test or valid
     limit=50        first n questions only
     device=auto     auto, cpu, cuda
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 class Arguments:
     run: str
     rescore: bool = False
+    platinum: str = ""
+    repeat: int | None = None
     write: bool = False
     split: str = "test"
     limit: int | None = None
@@ -28,18 +32,30 @@ def main(argv: list[str]) -> None:
     from harness.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.again import evaluate_again, rescore
+    asked = {"rescore": args.rescore, "platinum": args.platinum != "", "repeat": args.repeat is not None}
+    modes = [name for name, on in asked.items() if on]
+    if len(modes) > 1:
+        raise SystemExit(f"{modes[1]}: one thing at a time, got {' and '.join(modes)}. Leave all but one out.")
+    if args.write and not modes:
+        raise SystemExit(
+            "write: nothing to write, got write=true alone. Add rescore=true, platinum=<file> or repeat=2."
+        )
+    if args.limit is not None and modes:
+        raise SystemExit(f"limit: {modes[0]} takes all questions of the run, got limit={args.limit}. Leave limit out.")
+    if args.split != "test" and modes and not args.rescore:
+        raise SystemExit(f"split: {modes[0]} is about the test questions, got {args.split!r}. Leave split out.")
+    from harness import again
     from harness.launch import quiet
 
     quiet()
-    if args.write and not args.rescore:
-        raise SystemExit("write: nothing to write, got write=true without rescore=true. Add rescore=true.")
-    if args.limit is not None and args.rescore:
-        raise SystemExit("limit: rescoring takes all stored predictions, got limit with rescore=true. Leave limit out.")
     if args.rescore:
-        rescore(args.run, args.runs_dir, args.split, write=args.write)
+        again.rescore(args.run, args.runs_dir, args.split, write=args.write)
+    elif args.platinum:
+        again.score_platinum(args.run, args.runs_dir, args.platinum, write=args.write)
+    elif args.repeat is not None:
+        again.repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
     else:
-        evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
+        again.evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,40 @@
-"""A finished run's accuracy once more: from its adapter, or from its stored predictions."""
+"""A finished run's answers once more: from its adapter or its stored predictions; and what can be added to its record.
+
+Nothing here changes what a run was: `write=true` replaces scores by today's scorer, or adds `platinum` or `repeat`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import torch
+from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import evaluation, identity, runs
-from harness.bad_input import refuse
+from harness import evaluation, identity, platinum, repeat, runs
+from harness.bad_input import integer, refuse
 from harness.data import hold_out
+from harness.evaluation import Prediction
 from harness.job import Job, job_from, usable_device
 from harness.models import load_model, load_tokenizer
-from harness.report import percent
+from harness.report import percent, platinum_line, repeat_line
+from harness.saved import with_todays_keys
 from harness.schema import under_root
 from harness.scoring import SCORER_VERSION
-from harness.sources import read_questions
+from harness.sources import Question, read_questions
 
 
 def evaluate_again(run_id: str, runs_dir: str, split: str, *, limit: int | None, device: str) -> dict[str, Any]:
     """Loads model and adapter, answers the questions, prints and returns the metrics beside the recorded ones."""
     folder, record, job = _open(run_id, runs_dir, split, device=device, limit=limit)
-    tokenizer, model = load_tokenizer(job.model), load_model(job)
     questions = _questions(job, split)
-    path = folder / "adapter.safetensors"
-    if not path.is_file():
-        raise refuse(run_id, "no saved adapter", got=str(path), remedy="Published records keep none; run it again.")
-    with ad.load(model, path, cache_dir=job.cache_dir / "bases"), tempfile.TemporaryDirectory() as scratch:
+    with _adapted(folder, job) as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "predictions.jsonl"
         predictions = evaluation.predict(model, tokenizer, questions, job, split, file, _progress)
     found = evaluation.metrics(predictions, questions)
@@ -42,22 +46,69 @@ def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> dict[str,
     """Scores the stored predictions with today's scorer; write=True puts the result into the record."""
     folder, record, job = _open(run_id, runs_dir, split, device="cpu", limit=None)
     questions = _questions(job, split)
-    stored = {p.index: p for p in evaluation.read_predictions(folder / "predictions.jsonl") if p.split == split}
-    if set(stored) != set(range(len(questions))):
-        raise refuse(
-            run_id, "stored predictions do not cover the questions", got=len(stored), expected=str(len(questions))
-        )
-    found = evaluation.metrics([stored[n] for n in range(len(questions))], questions)
-    if found["questions_hash"] != record[split]["questions_hash"]:
-        raise refuse(run_id, "the questions are not those that were answered", remedy="Restore the data file.")
+    found = evaluation.metrics(_stored(folder, record, split, questions), questions)
     _compare(run_id, split, record[split], found)
     if write:
         settings = record["science"] | {"scorer_version": SCORER_VERSION}
-        runs.write_record(folder, record | {split: found, "science": settings, "science_hash": runs.sha256(settings)})
-        print(f"{folder / 'result.json'} updated")
+        changed = {split: found, "science": settings, "science_hash": runs.sha256(settings)}
+        if split == "test" and found["scorer_version"] != record["test"]["scorer_version"]:
+            for name in ("platinum", "repeat"):  # the old scorer's
+                if record.pop(name, None) is not None:
+                    print(f"  {name} was scored by another version and is taken out; {name}=… write=true adds it again")
+        _write(folder, record | changed)
     return found
 
 
+def score_platinum(run_id: str, runs_dir: str, place: str, *, write: bool) -> dict[str, Any]:
+    """The stored test predictions by GSM8K-Platinum's references. place: a file, or a hub id. Loads no model."""
+    folder, record, job = _open(run_id, runs_dir, "test", device="cpu", limit=None)
+    is_hub = place.count("/") == 1 and not Path(place).suffix and not under_root(place).exists()
+    path, hub = (None, place) if is_hub else (place, None)
+    source = dataclasses.replace(job.platinum, path=path, hub=hub)
+    corrected, questions = platinum.read(source), _questions(job, "test")
+    answers = _stored(folder, record, "test", questions)
+    found = platinum.scored(answers, questions, corrected, source, job.cache_dir)
+    print(run_id)
+    print(f"  test        {percent(record['test'])}  ({record['test']['correct']}/{record['test']['total']})")
+    print(platinum_line(found))
+    if write:
+        _write(folder, record | {"platinum": found})
+    return found
+
+
+def repeat_test(run_id: str, runs_dir: str, turns: int, *, write: bool, device: str) -> dict[str, Any]:
+    """Answers the test questions again in turns − 1 other batch orders; write=True keeps texts and result."""
+    integer("repeat", turns, lo=2)
+    folder, record, job = _open(run_id, runs_dir, "test", device=device, limit=None)
+    questions = _questions(job, "test")
+    first = _stored(folder, record, "test", questions)
+    with _adapted(folder, job) as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
+        file = (folder if write else Path(scratch)) / "predictions.jsonl"
+        found = repeat.answered_again(model, tokenizer, questions, job, first, file, _progress, turns=turns)
+    print(f"{run_id}\n{repeat_line(found)}")
+    if write:
+        _write(folder, record | {"repeat": found})
+    return found
+
+
+def lacking(job: Job, record: dict[str, Any]) -> list[str]:
+    """For a finished run: one line per thing that is asked for now and not in its record, with what adds it."""
+    if record["status"] != "done":
+        return []
+    command = f"python eval_gsm8k.py run={record['run_id']}"
+    where = "" if job.runs_dir == under_root("runs") else f" runs_dir={job.runs_dir}"
+    lines = []
+    if platinum.given(job.platinum):
+        source = identity.source_identity(job.platinum, job.cache_dir, platinum.WHERE)
+        if record.get("platinum", {}).get("source") != source:
+            place = job.platinum.path or job.platinum.hub
+            lines.append(f"  platinum    not in the record; add it: {command} platinum={place} write=true{where}")
+    if job.eval_repeat > 1 + len(record.get("repeat", {}).get("turns", [])):
+        lines.append(f"  repeat      not in the record; add it: {command} repeat={job.eval_repeat} write=true{where}")
+    return lines
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
 def _open(
     run_id: str, runs_dir: str, split: str, *, device: str, limit: int | None
 ) -> tuple[Path, dict[str, Any], Job]:
@@ -72,7 +123,7 @@ def _open(
         raise refuse("split", "unknown split", got=split, expected="test or valid")
     if limit is not None and limit < 1:
         raise refuse("limit", "out of range", got=limit, expected="an integer >= 1")
-    composed = DictConfig(OmegaConf.load(folder / "config.yaml"))
+    composed = with_todays_keys(OmegaConf.load(folder / "config.yaml"))
     composed.device = usable_device(device)  # not the one it was trained on
     job = identity.at_commits(job_from(composed), record["provenance"].get("hub_commits", {}))
     now, then = runs.science(job), record["science"]
@@ -83,7 +134,39 @@ def _open(
     return folder, record, dataclasses.replace(job, runs_dir=base, eval_limit=questions)
 
 
-def _questions(job: Job, split: str) -> list[Any]:
+@contextmanager
+def _adapted(folder: Path, job: Job) -> Iterator[tuple[Any, Any]]:
+    """Tokenizer and model with the run's adapter attached."""
+    path = folder / "adapter.safetensors"
+    if not path.is_file():
+        remedy = "Published records keep none; run it again."
+        raise refuse(folder.name, "no saved adapter", got=str(path), remedy=remedy)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    tokenizer, model = load_tokenizer(job.model), load_model(job)
+    with ad.load(model, path, cache_dir=job.cache_dir / "bases"):
+        yield tokenizer, model
+
+
+def _stored(folder: Path, record: dict[str, Any], split: str, questions: list[Question]) -> list[Prediction]:
+    """The run's predictions, one per question. Raises BadInput where they or the questions are not those recorded."""
+    if evaluation.questions_hash(questions) != record[split]["questions_hash"]:
+        raise refuse(folder.name, "the questions are not those that were answered", remedy="Restore the data file.")
+    stored = {p.index: p for p in evaluation.read_predictions(folder / "predictions.jsonl") if p.split == split}
+    if set(stored) != set(range(len(questions))):
+        what, remedy = "stored predictions do not cover the questions", ""
+        if not stored:
+            remedy = "Published records keep none; run it again."
+        raise refuse(folder.name, what, got=len(stored), expected=str(len(questions)), remedy=remedy)
+    return [stored[n] for n in range(len(questions))]
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    runs.write_record(folder, record)
+    print(f"{folder / 'result.json'} updated")
+
+
+def _questions(job: Job, split: str) -> list[Question]:
     if split == "test":
         questions = read_questions(job.test_source, "data.test")
     else:

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 import adapters as ad
+from harness.report import TRUNCATED
 from harness.stats import RESAMPLES
 
 Row = Any  # a pandas row of harness.table.rows
 Capabilities = dict[str, dict[str, str]]
-TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
         Column("8-bit", lambda r: _able(able, r, "8bit"), lambda r: _able(able, r, "8bit")),
         Column("4-bit", lambda r: _able(able, r, "4bit"), lambda r: _able(able, r, "4bit")),
         Column("test accuracy, % [95 % interval]", accuracy, lambda r: r["accuracy"]),
+        *_platinum(part),
         Column("seeds", lambda r: str(r["seeds"]), lambda r: r["seeds"]),
         Column(
             f"difference to {against}, points [95 %], p",
@@ -63,6 +64,12 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
 
 def number_column(head: str, name: str, form: str, scale: float = 1.0, *, short: bool = True) -> Column:
     return Column(head, lambda r: number(r[name], form, scale), lambda r: r[name], short)
+
+
+def _platinum(part: pd.DataFrame) -> list[Column]:
+    """Accuracy by corrected references, where any run has it."""
+    there = "platinum" in part and bool(part["platinum"].notna().any())
+    return [number_column("Platinum, %", "platinum", ".1f", 100.0)] if there else []
 
 
 def _memory(part: pd.DataFrame) -> list[Column]:
@@ -166,7 +173,22 @@ def notes(part: pd.DataFrame, able: Capabilities) -> list[str]:
             f"{asked} test questions. Interval of one seed: Wilson's, which leaves out the spread between seeds; of "
             "several: bootstrap crossed over questions and seeds."
         )
+        made += _platinum_notes(shown) + _repeat_notes(done)
     return made + _difference_notes(shown) + _rate_notes(part) + _floor_notes(shown) + _warnings(done, able)
+
+
+def _platinum_notes(shown: pd.DataFrame) -> list[str]:
+    if not _platinum(shown):
+        return []
+    asked = ", ".join(f"{int(n):,}" for n in sorted(shown["platinum_questions"].dropna().unique()))
+    return [f"Platinum: the same answers to {asked} of the questions, by GSM8K-Platinum's corrected references."]
+
+
+def _repeat_notes(done: pd.DataFrame) -> list[str]:
+    if "repeat" not in done or done["repeat"].isna().all():
+        return []
+    count, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()
+    return [f"Answered again in another batch order, accuracy of {count} row(s) differed by at most {most:.1f} points."]
 
 
 def _difference_notes(shown: pd.DataFrame) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters._bases import atomic_file
 from harness.data import pad_id, prompt_of, questions_hash
 from harness.generation import generate
 from harness.job import Job
@@ -29,10 +31,15 @@ class Prediction:
 
 
 def eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every id that ends a text: the tokenizer's, and all of the model's generation_config."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return {int(i) for i in [tokenizer.eos_token_id, *listed] if i is not None}
+    """Every id that ends a text: the tokenizer's, and all of the model's generation_config and config.
+
+    Training texts end with the tokenizer's; instruction-tuned bases end their turns with another one.
+    """
+    configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
+    found: list[Any] = [tokenizer.eos_token_id]
+    for configured in (getattr(c, "eos_token_id", None) for c in configs):
+        found += configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in found if i is not None}
 
 
 def predict(
@@ -43,28 +50,26 @@ def predict(
     split: str,
     file: Path,
     tick: Callable[[str], None],
+    *,
+    shuffled: int | None = None,
 ) -> list[Prediction]:
-    """Predictions for all questions; those already in `file` (JSON lines) are kept, new ones appended by chunk.
+    """Predictions for all questions; whole chunks already in `file` (JSON lines) are kept, new ones appended.
 
     tick is called with a progress text after every chunk, and with an empty one at every decoded token; it may raise.
+    shuffled: a seed; questions are then answered in random order, so with other neighbours and other padding.
     """
-    _mend(file)
-    known = {p.index: p for p in read_predictions(file) if p.split == split}
-    size = CHUNK * job.eval_batch_size
-    eos = eos_ids(model, tokenizer)
-    pad = pad_id(tokenizer)
-    # Chunks hold prompts of similar length; which prompt is in which chunk depends on the questions alone.
+    eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
     prompts = tokenizer([prompt_of(job.prompt, q.text) for q in questions])["input_ids"]
-    order = sorted(range(len(questions)), key=lambda n: (-len(prompts[n]), n))
+    chunks = _chunks([len(p) for p in prompts], CHUNK * job.eval_batch_size, shuffled)
+    known = _whole_chunks(file, split, chunks)
     start = time.perf_counter()
 
     def complete(tokens: list[int]) -> bool:
         tick("")
-        return answer_complete(tokenizer.decode(tokens))
+        return answer_complete(_text(tokenizer, tokens))
 
-    for k in range(0, len(order), size):
-        chunk = order[k : k + size]
-        if all(n in known for n in chunk):
+    for chunk in chunks:
+        if chunk[0] in known:
             continue
         answers = generate(
             model,
@@ -77,29 +82,54 @@ def predict(
             compact=job.quantization != "8bit",
             device=job.device,
         )
-        texts = tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
+        texts = [_text(tokenizer, a.tokens) for a in answers]
         fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
         with open(file, "a", encoding="utf-8") as out:
-            out.write("".join(json.dumps(vars(p), ensure_ascii=False) + "\n" for p in fresh))
+            out.write(_lines(fresh))
         known |= {p.index: p for p in fresh}
         tick(f"{split} {len(known)}/{len(questions)} questions, {time.perf_counter() - start:.0f} s")
     return [known[n] for n in range(len(questions))]
 
 
-def _mend(file: Path) -> None:
-    """Removes a last line that a kill cut short, onto which the next one would be written."""
-    if file.exists():
-        whole = file.read_bytes()
-        if not whole.endswith(b"\n"):
-            file.write_bytes(whole[: whole.rfind(b"\n") + 1])
+def _text(tokenizer: Any, tokens: list[int]) -> str:
+    """The raw text: some tokenizers would otherwise tidy the spaces in it, and `1 , 000` is not `1, 000`."""
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _chunks(lengths: list[int], size: int, shuffled: int | None) -> list[list[int]]:
+    """Places of the questions, by length or in a seeded random order. They depend on the questions alone."""
+    order = sorted(range(len(lengths)), key=lambda n: (-lengths[n], n))
+    if shuffled is not None:
+        random.Random(f"evaluation {shuffled}").shuffle(order)
+    return [order[k : k + size] for k in range(0, len(order), size)]
+
+
+# -- predictions.jsonl -------------------------------------------------------------------------------------------------
+def _whole_chunks(file: Path, split: str, chunks: list[list[int]]) -> dict[int, Prediction]:
+    """A split's predictions by index; of a chunk that a kill cut short nothing is kept, in the file neither.
+
+    In bf16 and 8-bit a text may depend on its batch, so a chunk is always generated as a whole.
+    """
+    rows = {(p.split, p.index): p for p in read_predictions(file)}
+    whole = {n for chunk in chunks if all((split, n) in rows for n in chunk) for n in chunk}
+    kept = [p for p in rows.values() if p.split != split or p.index in whole]
+    text = _lines(kept).encode()
+    if file.exists() and file.read_bytes() != text:
+        with atomic_file(file) as temporary:
+            temporary.write_bytes(text)
+    return {p.index: p for p in kept if p.split == split}
+
+
+def _lines(predictions: list[Prediction]) -> str:
+    return "".join(json.dumps(vars(p), ensure_ascii=False) + "\n" for p in predictions)
 
 
 def read_predictions(file: Path) -> list[Prediction]:
-    """Predictions of a JSON-lines file; a last line cut short by a kill is left out."""
+    """Predictions of a JSON-lines file; a line that a kill cut short is left out."""
     if not file.exists():
         return []
     rows = []
-    for line in file.read_text(encoding="utf-8").split("\n"):
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             rows.append(Prediction(**json.loads(line)))
         except (json.JSONDecodeError, TypeError):

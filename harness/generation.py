@@ -121,11 +121,12 @@ def generate(
     compact: bool = True,
     device: str = "cpu",
 ) -> list[Generated]:
-    """Continuations of all prompts, in their order. complete: whether these tokens hold a whole answer already.
+    """Continuations of all prompts, in their order, which is also the order of their turns.
 
+    complete: whether these tokens hold a whole answer already.
     compact=False keeps batches fixed from start to end (8-bit kernels make a row depend on its batch).
     """
-    waiting = sorted((Row(n, p) for n, p in enumerate(prompts)), key=lambda r: (-len(r.prompt), r.index))
+    waiting = [Row(n, p) for n, p in enumerate(prompts)]
     done: dict[int, Row] = {}
     batch = Batch(model, device, pad)
     while waiting or batch.rows:

@@ -22,7 +22,9 @@ import adapters as ad
 from adapters._contract import DTYPES, Calibration, Config
 from adapters._registry import variant_has_sites
 from harness.bad_input import BadInput, integer, number, refuse
-from harness.schema import CONF, Schema, register, under_root
+from harness.known_keys import refuse_unknown_keys
+from harness.schema import CONF, register, under_root
+from harness.tracking import checked
 
 log = logging.getLogger("harness")
 AXES = ("r", "lora_rank")  # adapter fields with a place of their own in the run id
@@ -109,7 +111,7 @@ class Job:
 
 def job_from(cfg: DictConfig) -> Job:
     """Validates a composed config. Raises BadInput with one line for the first thing that is wrong."""
-    _refuse_unknown_keys(cfg)
+    refuse_unknown_keys(cfg)
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     except OmegaConfBaseException as error:
@@ -180,26 +182,6 @@ def _default_job(overrides: tuple[str, ...]) -> Job:
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
-def _refuse_unknown_keys(cfg: DictConfig) -> None:
-    """Hydra accepts `+foo=1` for keys the schema lacks; nothing here would read them."""
-
-    def visit(node: DictConfig, schema: type, prefix: str) -> None:
-        known = {f.name for f in dataclasses.fields(schema)}
-        if OmegaConf.get_type(node) is schema and (
-            gone := sorted(known - set(node))
-        ):  # `~seed`; old records may lack keys
-            raise refuse(f"{prefix}{gone[0]}", "removed, but needed", remedy="Leave it out of the command line.")
-        for key in map(str, node):
-            if key not in known:
-                where, got = f"{prefix}{key}", node[key]
-                raise refuse(where, "unknown key", got=got, expected=f"one of {', '.join(sorted(known))}")
-            kind = OmegaConf.get_type(node, key)
-            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not OmegaConf.is_missing(node, key):
-                visit(node[key], kind, f"{prefix}{key}.")
-
-    visit(cfg, Schema, "")
-
-
 def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
     """Variant name, its Config with top-level axes applied, and the benchmark's defaults of the variant's YAML."""
     fields = dict(c["variant"])
@@ -271,7 +253,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
         "gradient_checkpointing": c["train"]["gradient_checkpointing"],
         "eval_repeat": integer("eval.repeat", c["eval"]["repeat"], lo=1),
         "platinum": Source(**c["data"]["platinum"]),
-        "tracking": Tracking(**c["tracking"]),
+        "tracking": checked(Tracking(**c["tracking"])),
         "device": usable_device(c["device"]),
         "threads": integer("threads", c["threads"], lo=1, optional=True),
         "runs_dir": under_root(c["runs_dir"]),

@@ -8,6 +8,8 @@ from typing import Any
 
 from harness.schema import ROOT
 
+TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
+
 
 def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
@@ -48,6 +50,10 @@ def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
         f"  parameters  {record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes",
         f"  peak memory {', '.join(peaks)}",
     ]
+    if "platinum" in record:
+        lines.insert(1, platinum_line(record["platinum"]))
+    if "repeat" in record:
+        lines.insert(-2, repeat_line(record["repeat"]))
     if "train" in record:
         t = record["train"]
         lines.append(
@@ -55,8 +61,35 @@ def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
         )
     lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
     lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
-    problems = unhealthy(record["health"])
-    return lines + ([f"  WARNING     {'; '.join(problems)}"] if problems else [])
+    return lines + [f"  WARNING     {text}" for text in warnings(record)]
+
+
+def platinum_line(found: dict[str, Any]) -> str:
+    """Accuracy by corrected references."""
+    missing = f"{found['not_found']} of its questions were not asked"
+    if "accuracy" not in found:
+        return f"  platinum    –  ({missing})"
+    return f"  platinum    {percent(found)}  ({found['correct']}/{found['total']} by corrected references; {missing})"
+
+
+def repeat_line(found: dict[str, Any]) -> str:
+    """What answering in another batch order changed."""
+    turns = "; ".join(
+        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in found["turns"]
+    )
+    return f"  repeat      accuracy differs by {100 * found['largest_difference']:.1f} points in other orders ({turns})"
+
+
+def warnings(record: dict[str, Any]) -> list[str]:
+    """What speaks against a finished run's figures: failed checks, and answers that the token limit cut off."""
+    made = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
+    for split in ("test", "valid"):
+        cut, total = record[split]["truncated"], record[split]["total"]
+        if cut > TRUNCATED * total:
+            limit = record.get("science", {}).get("max_new_tokens")
+            more = f"eval.max_new_tokens={2 * limit if limit else '<more>'}"
+            made.append(f"{100 * cut / total:.1f} % of {split} answers were cut off and are wrong; {more} allows more")
+    return made
 
 
 def unhealthy(health: dict[str, Any]) -> list[str]:

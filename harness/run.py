@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, identity, runs
+from harness import cost, evaluation, identity, platinum, repeat, runs, tracking
+from harness.again import lacking
 from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
@@ -21,7 +23,7 @@ from harness.job import Job
 from harness.loss import label_loss_sum, refuse_scaled_logits
 from harness.models import gradient_checkpointing, load_model, load_tokenizer
 from harness.provenance import provenance
-from harness.report import summary_lines
+from harness.report import summary_lines, warnings
 from harness.training import DivergedError, TrainResult, collate, train
 from harness.tuning import with_tuned_lr
 
@@ -73,8 +75,9 @@ def _finished(job: Job, *, brief: bool) -> dict[str, Any] | None:
     if made.action != "skip" or made.record is None:
         return None
     print(f"{made.id}: finished already, skipped (force=true runs it again)", flush=True)
-    if not brief:
-        print("\n".join(summary_lines(made.record, made.folder)), flush=True)
+    shown = [] if brief else summary_lines(made.record, made.folder)
+    if lines := shown + lacking(job, made.record):
+        print("\n".join(lines), flush=True)
     return made.record
 
 
@@ -107,6 +110,7 @@ class Run:
         self.tokenizer, self.model, self.data = tokenizer, model, data
         self.clock, self.pad = time.perf_counter(), pad_id(tokenizer)
         self.meter, self.interrupts = cost.MemoryMeter(job.device), Interruptible()
+        self.corrected = platinum.read(job.platinum) if platinum.given(job.platinum) else []
         self.texts = pinned_texts(job.forgetting_text)
         self.nats_off = nats_per_token(model, tokenizer, self.texts, job.device)
         refuse_scaled_logits(model, job.model.id)
@@ -114,6 +118,7 @@ class Run:
         ids = tokenizer(data.test[0].text)["input_ids"]
         self.health = Health(model, torch.tensor([ids], device=job.device))
         self.costs: dict[str, float] = {}
+        self.tracker: tracking.NoTracker | tracking.Wandb = tracking.NoTracker()
 
     def attach(self) -> ad.Attachment:
         """Attaches the adapter, timed. Raises BadInput for configs that do not fit the model."""
@@ -135,6 +140,21 @@ class Run:
         made = self.made
         self.record |= self._adapter_facts()
         earlier = runs.begin(made, OmegaConf.to_yaml(self.job.composed))
+        self.tracker = tracking.start(self.job, made, self._say)
+        try:
+            self._outcome()
+            self.record["seconds"] = earlier + time.perf_counter() - self.clock
+            runs.finish(made, self.record)
+        finally:
+            self.tracker.finish(self.record, sys.exception())
+        if self.record["status"] == "done":
+            for text in warnings(self.record):
+                self._log(f"WARNING {text}")
+        print("\n".join(summary_lines(self.record, made.folder)), flush=True)
+        return self.record
+
+    def _outcome(self) -> None:
+        """Does everything and sets the record's status."""
         with self.interrupts:
             try:
                 self._train_and_evaluate()
@@ -142,13 +162,10 @@ class Run:
             except DivergedError as error:
                 self.record |= {"status": "diverged", "error": _place(error)}
             except KeyboardInterrupt:
-                runs.finish(made, self.record | {"status": "interrupted"})
+                self.record["status"] = "interrupted"
+                runs.finish(self.made, self.record)
                 self._say("interrupted; the same command goes on from the last checkpoint")
                 raise Interrupted from None
-        self.record["seconds"] = earlier + time.perf_counter() - self.clock
-        runs.finish(made, self.record)
-        print("\n".join(summary_lines(self.record, made.folder)), flush=True)
-        return self.record
 
     def _train_and_evaluate(self) -> None:
         job, folder = self.job, self.made.folder
@@ -156,7 +173,8 @@ class Run:
             with self.meter.phase("train"):
                 check = self.interrupts.check
                 with gradient_checkpointing(self.model, enabled=job.gradient_checkpointing):
-                    trained = train(self.model, job, self.data.train, self.pad, folder, self._say, check)
+                    log = self.tracker.log
+                    trained = train(self.model, job, self.data.train, self.pad, folder, self._say, check, log)
             self.record["train"] = _train_numbers(trained)
         self.record["health"] = self.health.report(job.steps)
         self.record["adapter_file_bytes"] = ad.save(self.model, folder / "adapter.safetensors")
@@ -169,12 +187,24 @@ class Run:
             "nats_off": self.nats_off,
             "texts_sha256": texts_sha256(self.texts),
         }
+        file = folder / "predictions.jsonl"
         with self.meter.phase("eval"):
             for split, questions in (("valid", self.data.valid), ("test", self.data.test)):
-                file = folder / "predictions.jsonl"
                 answers = evaluation.predict(self.model, self.tokenizer, questions, job, split, file, self._tick)
                 self.record[split] = evaluation.metrics(answers, questions)
         self.record |= {"memory": self.meter.peaks, "cost": self.costs}
+        self._look_again(answers, file)
+
+    def _look_again(self, first: list[evaluation.Prediction], file: Path) -> None:
+        """What can be asked of the test answers beyond the primary accuracy: Platinum, and the noise floor."""
+        job, asked, start = self.job, self.data.test, time.perf_counter()
+        if self.corrected:
+            self.record["platinum"] = platinum.scored(first, asked, self.corrected, job.platinum, job.cache_dir)
+        if job.eval_repeat > 1:
+            self.record["repeat"] = repeat.answered_again(
+                self.model, self.tokenizer, asked, job, first, file, self._tick, turns=job.eval_repeat
+            )
+        self.clock += time.perf_counter() - start  # the run's seconds are those of runs without this
 
     def _sample_loss(self) -> torch.Tensor:
         longest = sorted(self.data.train, key=lambda e: -len(e.ids))[: self.job.micro_batch or self.job.batch_size]
@@ -195,6 +225,9 @@ class Run:
 
     def _say(self, text: str) -> None:
         print(f"{self.made.id}: {text}", file=sys.stderr, flush=True)
+        self._log(text)
+
+    def _log(self, text: str) -> None:
         with open(self.made.folder / "run.log", "a") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
 

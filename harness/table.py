@@ -25,6 +25,7 @@ MEASURED: tuple[str, ...]  # columns that only finished runs have
 MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
 MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
 MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
+OPTIONAL = ("platinum", "platinum_questions", "repeat")  # columns that are there only where a run has them
 COMPARED: tuple[str, ...]
 COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
 COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
@@ -103,6 +104,7 @@ def rows(records: list[dict[str, Any]]) -> pd.DataFrame:
     if not made:
         return pd.DataFrame()
     frame = pd.DataFrame(made)
+    frame = frame.drop(columns=[c for c in OPTIONAL if frame[c].isna().all()])
     order = ["setting", "section", "accuracy", "cell"]
     return frame.sort_values(order, ascending=[True, True, False, True], ignore_index=True)
 
@@ -137,32 +139,47 @@ def _row(cell: Cell) -> dict[str, Any]:
         "params": first["trainable_params"],
     }
     if not done:
-        return row | dict.fromkeys(MEASURED)
+        return row | dict.fromkeys(MEASURED + OPTIONAL)
     tests = [r["test"] for r in done]
     assert cell.asked is not None
     low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
-    return row | {
-        "accuracy": float(cell.right.mean()),
-        "low": low,
-        "high": high,
-        "flexible": float(np.mean([t["flexible_accuracy"] for t in tests])),
-        "valid": float(np.mean([r["valid"]["accuracy"] for r in done])),
-        "questions": tests[0]["total"],
-        "truncated": float(np.mean([t["truncated"] / t["total"] for t in tests])),
-        "file_bytes": first["adapter_file_bytes"],
-        "memory": (peak(first["memory"], "eval") or ("", 0.0))[0],
-        "peak_train_gb": _median([p[1] for r in done if (p := peak(r["memory"], "train"))]),
-        "peak_eval_gb": _median([p[1] for r in done if (p := peak(r["memory"], "eval"))]),
-        "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
-        "seconds": _median([r["seconds"] for r in done]),
-        "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
-        "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
-        "forgetting": _median([n for r in done if (n := _nats(r)) is not None]),
-        "device": "; ".join(sorted({_device(r) for r in done})),
-        "dirty": sum(bool(r.get("provenance", {}).get("dirty")) for r in done),
-        "mixed_code": len({r.get("code_hash") for r in cell.runs}) > 1,
-        "unhealthy": sum(any(r["health"].get(k) is False for k in HEALTHY) for r in done),
-    }
+    return (
+        row
+        | {
+            "accuracy": float(cell.right.mean()),
+            "low": low,
+            "high": high,
+            "flexible": float(np.mean([t["flexible_accuracy"] for t in tests])),
+            "valid": float(np.mean([r["valid"]["accuracy"] for r in done])),
+            "questions": tests[0]["total"],
+            "truncated": float(np.mean([t["truncated"] / t["total"] for t in tests])),
+            "file_bytes": first["adapter_file_bytes"],
+            "memory": (peak(first["memory"], "eval") or ("", 0.0))[0],
+            "peak_train_gb": _median([p[1] for r in done if (p := peak(r["memory"], "train"))]),
+            "peak_eval_gb": _median([p[1] for r in done if (p := peak(r["memory"], "eval"))]),
+            "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
+            "seconds": _median([r["seconds"] for r in done]),
+            "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
+            "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
+            "forgetting": _median([n for r in done if (n := _nats(r)) is not None]),
+            "device": "; ".join(sorted({_device(r) for r in done})),
+            "dirty": sum(bool(r.get("provenance", {}).get("dirty")) for r in done),
+            "mixed_code": len({r.get("code_hash") for r in cell.runs}) > 1,
+            "unhealthy": sum(any(r["health"].get(k) is False for k in HEALTHY) for r in done),
+            "platinum": None,
+            "platinum_questions": None,
+            "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
+        }
+        | _platinum(done)
+    )
+
+
+def _platinum(done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over the seeds, where all of them were scored by the same corrected references."""
+    found = [r.get("platinum", {}) for r in done]
+    if "accuracy" not in found[0] or len({p.get("questions_hash") for p in found}) > 1:
+        return {}
+    return {"platinum": float(np.mean([p["accuracy"] for p in found])), "platinum_questions": found[0]["total"]}
 
 
 def _place(name: str, found: list[Curve]) -> dict[str, Any]:

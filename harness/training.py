@@ -69,15 +69,16 @@ def train(
     folder: Path,
     say: Callable[[str], None],
     check: Callable[[], None],
+    log: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> TrainResult:
     """Trains what is attached to `model` for `job.steps` steps; metrics and checkpoints go to `folder`.
 
     Continues from `folder`/checkpoint when there is one. check is called between steps and raises to interrupt; a
-    checkpoint is written first. Raises DivergedError on NaN or Inf.
+    checkpoint is written first. log is given every row of metrics.jsonl. Raises DivergedError on NaN or Inf.
     """
     handle = ad.attachment(model)
     optimizer = torch.optim.AdamW(ad.parameter_groups(model, lr=job.lr or 0.0, weight_decay=job.weight_decay))
-    state = Loop(job, handle.trainable(), optimizer, folder)
+    state = Loop(job, handle.trainable(), optimizer, folder, log)
     start = state.resume()
     if start:
         say(f"resuming at step {start} of {job.steps}")
@@ -106,8 +107,15 @@ def train(
 class Loop:
     """State of one training run: what a checkpoint holds, and the numbers not yet fetched from the device."""
 
-    def __init__(self, job: Job, params: dict[str, Any], optimizer: torch.optim.Optimizer, folder: Path) -> None:
-        self.job, self.params, self.optimizer, self.folder = job, params, optimizer, folder
+    def __init__(
+        self,
+        job: Job,
+        params: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+        folder: Path,
+        log: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        self.job, self.params, self.optimizer, self.folder, self.log = job, params, optimizer, folder, log
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.losses: list[float] = []
         self.tokens, self.seconds, self.done = 0, 0.0, 0
@@ -151,7 +159,9 @@ class Loop:
                 self.losses.append(loss)
                 self.tokens += tokens
                 row = {"step": step + 1, "loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens}
-                file.write(json.dumps(row | {"seconds": round(self.seconds, 3)}) + "\n")
+                row["seconds"] = round(self.seconds, 3)
+                file.write(json.dumps(row) + "\n")
+                self.log(row)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise DivergedError(f"loss {loss}, gradient norm {norm} at step {step + 1}")
         self._pending.clear()

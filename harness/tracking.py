@@ -1,0 +1,144 @@
+"""Curves and results to Weights & Biases, offline unless asked; records under runs/ are complete without it.
+
+wandb is imported only where it is on. Whatever goes wrong in it costs one line and never the run.
+"""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from harness.bad_input import refuse
+
+if TYPE_CHECKING:
+    from harness.job import Job, Tracking
+    from harness.runs import Plan
+
+MODES = ("offline", "online")
+EXIT_CODES = {"done": 0, "interrupted": 130}  # of the run as the tracker shows it: a diverged one has not "finished"
+# Nothing but what is logged here is collected, unless a WANDB_… variable asks for it.
+QUIET = {"disable_git": True, "save_code": False, "disable_code": True, "console": "off", "silent": True}
+QUIET |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
+QUIET |= {"init_timeout": 30.0, "finish_timeout": 60.0}  # seconds a dead network may cost
+T = TypeVar("T")
+
+
+class NoTracker:
+    """What every tracker can do, doing nothing."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One row of metrics.jsonl."""
+
+    def finish(self, record: dict[str, Any], error: BaseException | None) -> None:
+        """The record, whatever its status; error: what ended the run, if anything."""
+
+
+def checked(tracking: Tracking) -> Tracking:
+    """Raises BadInput for a mode that there is not, or that needs a login, before anything is trained."""
+    if tracking.name == "none":
+        if tracking.mode is not None:
+            raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")
+        return tracking
+    if tracking.mode not in MODES:
+        raise refuse("tracking.mode", "unknown mode", got=tracking.mode, expected=" or ".join(MODES))
+    if tracking.mode == "online" and not _logged_in():
+        remedy = "Run `wandb login`, or leave it offline and upload later with `wandb sync`."
+        raise refuse("tracking.mode", "no login for wandb on this machine", got="online", remedy=remedy)
+    return tracking
+
+
+def _logged_in() -> bool:
+    """Whether wandb would find an API key: asked here, since wandb itself would prompt for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def start(job: Job, made: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:
+    """The tracker of a run whose folder has been made. A resumed run goes on with the tracked run it began."""
+    if job.tracking.name == "none":
+        return NoTracker()
+    return Wandb(job, made, say)
+
+
+class Wandb:
+    """One wandb run: its id and the last step that it was given lie in `checkpoint/` until the run is finished."""
+
+    def __init__(self, job: Job, made: Plan, say: Callable[[str], None]) -> None:
+        self.say, self.mark = say, made.folder / "checkpoint" / "tracking.json"
+        # With the time: a run that is done again (force=true, changed code) is another curve, not the old one's end.
+        self.id, self.last = f"{made.science_hash[:8]}-{time.time_ns():x}", 0
+        with suppress(FileNotFoundError):
+            known = json.loads(self.mark.read_text())
+            self.id, self.last = known["id"], known["step"]
+        config = job.composed | {"science": made.science, "run_id": made.id}
+        config |= {"science_hash": made.science_hash, "code_hash": made.code_hash}
+        self.run: Any = self._guarded(lambda: self._begin(job, made.id, config, job.tracking.mode))
+        if self.run is None and job.tracking.mode == "online":
+            self.run = self._guarded(lambda: self._begin(job, made.id, config, "offline"))
+        self._remember()
+
+    def _begin(self, job: Job, name: str, config: dict[str, Any], mode: Any) -> Any:
+        import wandb
+
+        job.cache_dir.mkdir(parents=True, exist_ok=True)
+        quiet = {k: v for k, v in QUIET.items() if f"WANDB_{k.removeprefix('x_').upper()}" not in os.environ}
+        run = wandb.init(
+            id=self.id,
+            name=name,
+            project=job.tracking.project,
+            dir=str(job.cache_dir),  # wandb makes its own folder `wandb` in it
+            config=config,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            settings=wandb.Settings(**quiet),
+        )
+        if mode == "offline":
+            self.say(f"wandb (offline): upload it with wandb sync {Path(run.dir).parent}")
+        return run
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Steps that the tracked run has already, from before a kill, are not sent twice."""
+        step = row["step"]
+        if self.run is None or step <= self.last:
+            return
+        self.last = step
+        self._remember()
+        values = {k: v for k, v in row.items() if k != "step"}
+        self._guarded(lambda: self.run.log(values, step=step, commit=True))
+
+    def finish(self, record: dict[str, Any], error: BaseException | None) -> None:
+        if self.run is None:
+            return
+        if record["status"] == "running" and error is not None:  # the record of a failure is written further out
+            record = record | {"status": "failed", "error": {"class": type(error).__name__, "message": str(error)}}
+        result = {k: v for k, v in record.items() if k not in ("science", "provenance")}
+        code = EXIT_CODES.get(record["status"], 1)
+        self._guarded(lambda: self.run.summary.update(result))
+        self._guarded(lambda: self.run.finish(exit_code=code))
+
+    def _remember(self) -> None:
+        part = self.mark.with_suffix(".part")
+        part.write_text(json.dumps({"id": self.id, "step": self.last}))
+        part.replace(self.mark)  # whole or old, also after a kill; no fsync at every step
+
+    def _guarded(self, call: Callable[[], T]) -> T | None:
+        """What `call` returns. An error of wandb's turns tracking off and is said in one line."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 (a tracker may raise anything, and must not end a run)
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            self.say(f"wandb: {reason}; the run goes on and its record is complete without it")
+            self.run = None
+            return None
