@@ -21,7 +21,7 @@ def launch(cfg: DictConfig) -> None:
     from harness.job import job_from
     from harness.run import run
 
-    if not any(o.startswith("benchmark=") for o in HydraConfig.get().overrides.task):
+    if not any(o.startswith(("benchmark=", "experiment=")) for o in HydraConfig.get().overrides.task):
         reason = "a CUDA device is" if cfg.benchmark.name == "gsm8k" else "no CUDA device is"
         print(f"benchmark={cfg.benchmark.name}, since {reason} present; benchmark=… chooses another", flush=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN

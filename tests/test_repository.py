@@ -42,7 +42,7 @@ def test_every_yaml_composes_and_resolves(option: Path, cache_dir: Path) -> None
     group = str(option.parent)
     assert group in GROUPS
     for benchmark in [option.stem] if group == "benchmark" else BENCHMARKS:
-        words = [f"benchmark={benchmark}", f"{'+' if group == 'experiment' else ''}{group}={option.stem}"]
+        words = [f"benchmark={benchmark}", f"{group}={option.stem}"]
         words += ["variant=none"] * (group == "quantization")
         words += ["model.id=models/tiny"] * (option == Path("model/hub.yaml"))
         if option == Path("data/files.yaml"):
