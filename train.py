@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from harness.cli import exit_by_failures, preflight
+from harness.cli import preflight
 from harness.schema import register
 
 register()
@@ -19,6 +19,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    preflight(sys.argv[1:])
-    main()
-    exit_by_failures()
+    with preflight(sys.argv[1:]):
+        main()

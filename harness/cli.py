@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
 import logging
 import re
-import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -16,13 +17,13 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema import CONF, Schema
 
-failed: list[str] = []  # jobs of this process's sweep that failed: overrides and error
 TYPES = {
     "Integer": "an integer",
     "Float": "a number",
@@ -32,46 +33,101 @@ TYPES = {
 }
 
 
-def preflight(argv: list[str]) -> None:
-    """Validates all jobs that `argv` asks for, before the first one starts.
+def preflight(argv: list[str]) -> AbstractContextManager[object]:
+    """Validates all jobs that `argv` asks for, before the first one starts; enter what it returns around Hydra's main.
 
-    Raises SystemExit with one line for the first thing that is wrong. Does nothing for --help, --cfg and the like.
+    Raises SystemExit with one line for the first thing that is wrong, and SystemExit(0) after a dry run. Does nothing
+    for --help, --cfg and the like, nor for sweepers whose jobs are not known beforehand.
     """
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return
+        return nullcontext()
+    jobs = []
     for cfg in compositions(args.overrides, multirun=args.multirun):
         from harness.job import job_from
 
-        logging.disable(logging.WARNING)  # the job itself will say them again
-        try:
-            job_from(cfg)
-        finally:
-            logging.disable(logging.NOTSET)
+        with _quiet():  # the job itself will say its warnings again
+            jobs.append(job_from(cfg))
+    from harness.launch import quiet  # the imports that follow would print what no user can act on
+    from harness.runs import plan
+    from harness.sweep import Sweep, dry_run
+
+    quiet()
+    for job in jobs:
+        if job.lr_chosen != "tuned":
+            plan(job)  # refuses models and data files that are not there
+    if jobs and jobs[0].dry_run:
+        dry_run(jobs)
+        raise SystemExit(0)
+    return Sweep(jobs) if args.multirun and jobs else nullcontext()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
-    """One composed config per job. Raises SystemExit with one line where Hydra would print several."""
+    """One composed config per job. Raises SystemExit with one line where Hydra would print several.
+
+    Values that are swept are set on a copy of what their groups compose to, by the call that Hydra uses for them: a
+    grid of 1,275 jobs composes once per choice of groups, not 1,275 times.
+    """
     lines = overrides
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()  # which options there are, for glob(*)
-            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+            parser = OverridesParser.create(config_loader=loader)
+            parsed = parser.parse_overrides(overrides)
+            if multirun:
+                first = [_rebuild(o, next(o.sweep_string_iterator()) if o.is_sweep_override() else "") for o in parsed]
+                params = _sweeper_params(lines := first)
+                if params is None:
+                    return
+                parsed = parser.parse_overrides([*params, *overrides])
             swept = [o for o in parsed if o.is_sweep_override()]
             if swept and not multirun:
-                key = swept[0].key_or_group
-                got = str(swept[0].input_line).split("=", 1)[1]
-                from adapters._errors import problem
-
-                raise SystemExit(
-                    problem(key, "several values", got=got, expected="one value", remedy="Add -m for a sweep.")
-                )
+                raise _not_a_sweep(swept[0])
             choices = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [""] for o in parsed]
+            composed: dict[tuple[str, ...], DictConfig] = {}
             for values in itertools.product(*choices):
                 lines = [_rebuild(o, v) for o, v in zip(parsed, values, strict=True)]
-                yield compose("config", overrides=lines)
+                plain = [_sets_a_value(o, loader) for o in parsed]
+                whole = tuple(line for line, value in zip(lines, plain, strict=True) if not value)
+                if whole not in composed:
+                    composed[whole] = compose("config", overrides=list(whole))
+                cfg = copy.deepcopy(composed[whole])
+                for o in parser.parse_overrides([line for line, value in zip(lines, plain, strict=True) if value]):
+                    OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
+                yield cfg
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SystemExit(one_line(error, lines)) from None
+
+
+def _sweeper_params(overrides: list[str]) -> list[str] | None:
+    """What an experiment file sweeps (`hydra.sweeper.params`); None for a sweeper that chooses its jobs as it goes."""
+    sweeper = compose("config", overrides=overrides, return_hydra_config=True).hydra.sweeper
+    if not str(sweeper._target_).endswith(".BasicSweeper"):
+        return None
+    return [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+
+
+def _sets_a_value(override: Any, loader: Any) -> bool:
+    """A swept `key=value` of a plain key, which no other choice depends on."""
+    plain = override.is_sweep_override() and override.type == OverrideType.CHANGE and override.package is None
+    return plain and not loader.get_group_options(override.key_or_group)
+
+
+def _not_a_sweep(override: Any) -> SystemExit:
+    from adapters._errors import problem
+
+    got = str(override.input_line).split("=", 1)[1]
+    key, remedy = override.key_or_group, "Add -m for a sweep."
+    return SystemExit(problem(key, "several values", got=got, expected="one value", remedy=remedy))
 
 
 def _rebuild(override: Any, value: str) -> str:
@@ -123,10 +179,3 @@ def _keys_beside(key: str, overrides: dict[str, str]) -> list[str]:
         if not is_dataclass(schema):
             return []
     return [f.name for f in fields(schema)]
-
-
-def exit_by_failures() -> None:
-    """Names every failed job of the sweep that has just ended; raises SystemExit(1) when there is one."""
-    if failed:
-        print(f"{len(failed)} job(s) failed:", *failed, sep="\n  ", file=sys.stderr, flush=True)
-        raise SystemExit(1)

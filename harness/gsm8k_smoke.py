@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,10 +43,13 @@ def main(argv: list[str]) -> None:
     from harness.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
+    from harness.launch import quiet
+
     words = [EXPERIMENT, "device=cpu", f"runs_dir={RUNS}", *source_words(args.gsm8k)]
     words += [] if args.threads is None else [f"threads={args.threads}"]
     shutil.rmtree(ROOT / RUNS, ignore_errors=True)
     start, rows = time.perf_counter(), []
+    quiet()
     for variant in args.variants.split(","):
         rows.append(smoke(variant, words))
     if args.out:
@@ -85,6 +89,7 @@ def smoke(variant: str, words: list[str]) -> dict[str, Any]:
     _check("finished already, skipped" in again, f"{variant}: a finished run was not skipped")
     answers = _run(["eval_gsm8k.py", f"run={folder.name}", f"runs_dir={RUNS}", "device=cpu"])
     _check("the same questions are right" in answers, f"{variant}: answered again, other questions are right")
+    same_words(words, folder)
     kills = {"training": {"steps_done": trained, "steps_saved": saved}, "evaluation": {"answered": answered}}
     return {"run": folder.name, "kills": kills, "record": record}
 
@@ -101,6 +106,25 @@ def nothing_lost(record: dict[str, Any], metrics: Path, predictions: Path) -> No
     _check(last < first, f"{name}: the loss did not fall, {first:.4f} -> {last:.4f}")
     health = record["health"]
     _check(bool(health["moved"] and health["no_base_gradient"] and health["base_unchanged"]), f"{name}: {health}")
+
+
+def same_words(words: list[str], folder: Path) -> None:
+    """Answers the validation questions again in this process: word for word what the run has. Raises SystemExit."""
+    import adapters as ad
+    from harness import evaluation
+    from harness.data import hold_out
+    from harness.models import load_model, load_tokenizer
+    from harness.sources import read_questions
+
+    job = _job(words)
+    questions = hold_out(read_questions(job.question_source, "data.questions"), job.valid_size)[0][: job.eval_limit]
+    kept = {p.index: p.text for p in evaluation.read_predictions(folder / "predictions.jsonl") if p.split == "valid"}
+    tokenizer, model = load_tokenizer(job.model), load_model(job)
+    with ad.load(model, folder / "adapter.safetensors"), tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "predictions.jsonl"
+        found = evaluation.predict(model, tokenizer, questions, job, "valid", file, lambda text: None)
+    different = [p.index for p in found if p.text != kept[p.index]]
+    _check(not different, f"{folder.name}: answered again, validation questions {different} have other texts")
 
 
 def kill(words: list[str], phase: str, ripe: Callable[[], bool]) -> None:
@@ -125,15 +149,25 @@ def _run(words: list[str]) -> str:
     return done.stdout
 
 
-def _folder_of(words: list[str]) -> Path:
-    """The run's folder, decided as train.py decides it."""
+def _job(words: list[str]) -> Any:
+    """The job that train.py makes of these words, on as many threads."""
+    import torch
+
     from harness.cli import compositions
     from harness.job import job_from
-    from harness.runs import plan
     from harness.schema import register
 
     register()
-    return plan(job_from(next(compositions(words, multirun=False)))).folder
+    job = job_from(next(compositions(words, multirun=False)))
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    return job
+
+
+def _folder_of(words: list[str]) -> Path:
+    from harness.runs import plan
+
+    return plan(_job(words)).folder
 
 
 def _lines(file: Path) -> int:

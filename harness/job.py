@@ -6,6 +6,7 @@ Every refusal is a `BadInput`, a SystemExit with one line in the project's form 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -161,15 +162,21 @@ def job_from(cfg: DictConfig) -> Job:
 
 def default_job(job: Job) -> Job:
     """The job that the same benchmark, model, variant and quantization give with nothing else set."""
-    register()
     overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
     overrides.append(f"model={job.model.name}")
     if job.model.name == "hub":  # has no id of its own
         overrides += [f"model.id='{job.model.id}'"]
+    return _default_job(tuple(overrides))
+
+
+@functools.lru_cache(maxsize=256)
+def _default_job(overrides: tuple[str, ...]) -> Job:
+    """Composing takes a tenth of a second, and a sweep asks for the same one again and again."""
+    register()
     if GlobalHydra.instance().is_initialized():  # inside hydra.main: the same configs are at hand
-        return job_from(compose("config", overrides=overrides))
+        return job_from(compose("config", overrides=list(overrides)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return job_from(compose("config", overrides=overrides))
+        return job_from(compose("config", overrides=list(overrides)))
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -240,11 +247,20 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
     if c["lr"] == "tuned":
         return math.nan, "tuned"  # chosen by harness/tuning.py, once all other settings are known
     if c["lr"] is not None:
-        return number("lr times lr_scale", number("lr", c["lr"], above=0) * scale, above=0), "given"
+        return _scaled("lr", number("lr", c["lr"], above=0), scale), "given"
     if "lr" not in defaults:
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
-    return number(f"variant {variant}: lr", defaults["lr"], above=0) * scale, "default"
+    return _scaled(
+        f"variant {variant}: lr", number(f"variant {variant}: lr", defaults["lr"], above=0), scale
+    ), "default"
+
+
+def _scaled(where: str, lr: float, scale: float) -> float:
+    """lr · scale, without the last digits that a product of decimals gets wrong: 0.01 · 0.3 is 0.003."""
+    if scale == 1:
+        return lr
+    return float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")
 
 
 def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:

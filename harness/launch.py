@@ -1,4 +1,4 @@
-"""From Hydra's task function to a run: single runs raise, a sweep goes on and names failures at the end."""
+"""From Hydra's task function to a run: a single run raises, a sweep records what fails and goes on."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.cli import failed
-from harness.interrupt import Interrupted
 
+def launch(cfg: DictConfig) -> float | None:
+    """Runs one composed config and returns its validation accuracy, which sweepers such as Optuna's maximise.
 
-def launch(cfg: DictConfig) -> None:
-    """Runs one composed config. In a sweep, errors are printed and kept for the end; interrupts always end it."""
+    In a sweep nothing is raised, so that no exception has to cross a process border: errors are in the runs' records,
+    the value is None, and harness/sweep.py reads the records when all is over. An interrupt ends a serial sweep.
+    """
     quiet()
     from harness.job import job_from
     from harness.run import run
 
-    if not any(o.startswith(("benchmark=", "experiment=")) for o in HydraConfig.get().overrides.task):
+    hydra = HydraConfig.get()
+    if not any(o.startswith(("benchmark=", "experiment=")) for o in hydra.overrides.task):
         reason = "a CUDA device is" if cfg.benchmark.name == "gsm8k" else "no CUDA device is"
         print(f"benchmark={cfg.benchmark.name}, since {reason} present; benchmark=… chooses another", flush=True)
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    sweep = hydra.mode == RunMode.MULTIRUN
     try:
-        run(job_from(cfg))
-    except Interrupted:
+        record = run(job_from(cfg), in_sweep=sweep)
+    except KeyboardInterrupt:
+        if sweep and not hydra.launcher._target_.endswith(".BasicLauncher"):
+            return None  # the parent process is interrupted by itself, or this one worker alone was
         raise SystemExit(130) from None
     except (Exception, SystemExit) as error:
         if not sweep:
             raise
-        overrides = " ".join(HydraConfig.get().overrides.task)
-        failed.append(f"{overrides}: {type(error).__name__}: {str(error).split(chr(10))[0]}")
         if isinstance(error, Exception):
             traceback.print_exception(error)
         else:
-            print(error, file=sys.stderr)
+            print(error, file=sys.stderr, flush=True)
+        return None
+    return float(record["valid"]["accuracy"]) if record["status"] == "done" else 0.0
 
 
 def quiet() -> None:

@@ -22,10 +22,15 @@ def provenance(device: str) -> dict[str, Any]:
         "argv": sys.argv[1:],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor(),
+        "device": device_name(device),
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
     }
+
+
+def device_name(device: str) -> str:
+    """`NVIDIA …` or the processor's name."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
 
 
 def _git(*args: str) -> str | None:

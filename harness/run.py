@@ -26,35 +26,62 @@ from harness.training import DivergedError, TrainResult, collate, train
 from harness.tuning import with_tuned_lr
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Does what is missing of one job and returns its record. Raises BadInput before anything is trained."""
+def run(job: Job, *, in_sweep: bool = False) -> dict[str, Any]:
+    """Does what is missing of one job and returns its record. Raises BadInput before anything is trained.
+
+    in_sweep: what fails before training (bad data, no memory for the model) leaves a record too, since the other jobs
+    go on; a single run leaves nothing behind then.
+    """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     if job.lr_chosen == "tuned":
         job = with_tuned_lr(job)
     runs.check_writable(job.runs_dir, "runs_dir")
     runs.check_writable(job.cache_dir, "cache_dir")
+    finished = _finished(job, brief=in_sweep)
+    if finished is not None:
+        return finished
+    with runs.lock(job, runs.make_id(job)):
+        finished = _finished(job, brief=in_sweep)  # by another process while this one waited
+        if finished is not None:
+            return finished
+        made = runs.plan(job)
+        print(f"{made.id}: {made.action} on {job.device}", flush=True)
+        record = _identity(job, made)
+        try:
+            return _execute(job, made, record)
+        except KeyboardInterrupt as error:
+            if not isinstance(error, Interrupted):
+                print(f"{made.id}: interrupted before training began", file=sys.stderr, flush=True)
+            raise
+        except BaseException as error:
+            _loaded.clear()  # what failed may have left the model in any state, or no memory for the next job
+            begun = "status" in record
+            if in_sweep and not begun:
+                runs.begin(made, OmegaConf.to_yaml(job.composed))
+            if in_sweep or begun:
+                runs.finish(made, record | {"status": "failed", "error": _place(error)})
+            raise
+
+
+def _finished(job: Job, *, brief: bool) -> dict[str, Any] | None:
+    """The record of a finished run. Raises BadInput when it is finished, but is not the same any more."""
     made = runs.plan(job)
     if made.action == "refuse":
         what = f"finished already, but not with the same {made.reason}"
         raise refuse(made.id, what, remedy="force=true replaces it and keeps the old record.")
-    if made.action == "skip":
-        assert made.record is not None
-        print(f"{made.id}: finished already, skipped (force=true runs it again)")
-        print("\n".join(summary_lines(made.record, made.folder)))
-        return made.record
-    print(f"{made.id}: {made.action} on {job.device}", flush=True)
-    if job.dry_run:
-        return {}
-    this = Run(job, *_load(job))
-    with this.attach(), runs.lock(job, made.id):
-        again = runs.plan(job)  # another process may have finished it while this one waited
-        if again.action == "refuse":
-            raise refuse(made.id, f"finished by another process meanwhile, but not with the same {again.reason}")
-        if again.action == "skip" and again.record is not None:
-            print(f"{made.id}: finished by another process meanwhile")
-            return again.record
-        return this.execute(again)
+    if made.action != "skip" or made.record is None:
+        return None
+    print(f"{made.id}: finished already, skipped (force=true runs it again)", flush=True)
+    if not brief:
+        print("\n".join(summary_lines(made.record, made.folder)), flush=True)
+    return made.record
+
+
+def _execute(job: Job, made: runs.Plan, record: dict[str, Any]) -> dict[str, Any]:
+    this = Run(job, made, record, *_load(job))
+    with this.attach():
+        return this.execute()
 
 
 _loaded: dict[str, tuple[Any, Any]] = {}
@@ -71,10 +98,13 @@ def _load(job: Job) -> tuple[Any, Any, Data]:
 
 
 class Run:
-    """A job with its model and data at hand: measures the base, attaches, and leaves a record whatever happens."""
+    """A job with its model and data at hand: measures the base, attaches, trains, evaluates, and fills the record."""
 
-    def __init__(self, job: Job, tokenizer: Any, model: Any, data: Data) -> None:
-        self.job, self.tokenizer, self.model, self.data = job, tokenizer, model, data
+    def __init__(
+        self, job: Job, made: runs.Plan, record: dict[str, Any], tokenizer: Any, model: Any, data: Data
+    ) -> None:
+        self.job, self.made, self.record = job, made, record
+        self.tokenizer, self.model, self.data = tokenizer, model, data
         self.clock, self.pad = time.perf_counter(), pad_id(tokenizer)
         self.meter, self.interrupts = cost.MemoryMeter(job.device), Interruptible()
         self.texts = pinned_texts(job.forgetting_text)
@@ -84,7 +114,6 @@ class Run:
         ids = tokenizer(data.test[0].text)["input_ids"]
         self.health = Health(model, torch.tensor([ids], device=job.device))
         self.costs: dict[str, float] = {}
-        self.record: dict[str, Any] = {}
 
     def attach(self) -> ad.Attachment:
         """Attaches the adapter, timed. Raises BadInput for configs that do not fit the model."""
@@ -101,10 +130,11 @@ class Run:
         self.costs["added_macs_per_token"] = cost.macs_per_token(self.model, job.device) - self.base_macs
         return handle
 
-    def execute(self, made: runs.Plan) -> dict[str, Any]:
-        """Trains, evaluates and records. Re-raises what is neither an interrupt nor a divergence."""
-        self.made, self.record = made, self._header(made)
-        runs.begin(made, OmegaConf.to_yaml(self.job.composed))
+    def execute(self) -> dict[str, Any]:
+        """Trains, evaluates and records. Raises Interrupted with a record that says so; other errors as they come."""
+        made = self.made
+        self.record |= self._adapter_facts()
+        earlier = runs.begin(made, OmegaConf.to_yaml(self.job.composed))
         with self.interrupts:
             try:
                 self._train_and_evaluate()
@@ -115,10 +145,7 @@ class Run:
                 runs.finish(made, self.record | {"status": "interrupted"})
                 self._say("interrupted; the same command goes on from the last checkpoint")
                 raise Interrupted from None
-            except BaseException as error:
-                runs.finish(made, self.record | {"status": "failed", "error": _place(error)})
-                raise
-        self.record["seconds"] = time.perf_counter() - self.clock
+        self.record["seconds"] = earlier + time.perf_counter() - self.clock
         runs.finish(made, self.record)
         print("\n".join(summary_lines(self.record, made.folder)), flush=True)
         return self.record
@@ -153,31 +180,16 @@ class Run:
         longest = sorted(self.data.train, key=lambda e: -len(e.ids))[: self.job.micro_batch or self.job.batch_size]
         return label_loss_sum(self.model, *collate(longest, self.pad, self.job.device))
 
-    def _header(self, made: runs.Plan) -> dict[str, Any]:
+    def _adapter_facts(self) -> dict[str, Any]:
         job, handle = self.job, ad.attachment(self.model)
         order = list(batches(self.data.train, steps=job.steps, batch_size=job.batch_size, seed=job.seed))
         return {
-            "schema_version": runs.SCHEMA_VERSION,
-            "run_id": made.id,
-            "benchmark": job.benchmark,
-            "model": job.model.name,
-            "variant": job.variant,
-            "rank": getattr(job.adapter, "r", None),
-            "lora_rank": getattr(job.adapter, "lora_rank", None),
-            "lr": job.lr,
-            "lr_chosen": job.lr_chosen,
-            "quantization": job.quantization,
-            "seed": job.seed if job.trains else None,
-            "steps": job.steps,
             "status": "running",
             "trainable_params": sum(p.numel() for p in handle.trainable().values()),
             "clamped": handle.clamped,
             "calibration_sha256": handle.calibration_sha256,
             "data": self.data.counts,
-            "science": made.science,
-            "science_hash": made.science_hash,
-            "code_hash": made.code_hash,
-            "provenance": provenance(job.device) | {"order_hash": sha256(order)},
+            "provenance": self.record["provenance"] | {"order_hash": sha256(order)},
         }
 
     def _say(self, text: str) -> None:
@@ -189,6 +201,29 @@ class Run:
         self.interrupts.check()
         if text:
             self._say(text)
+
+
+def _identity(job: Job, made: runs.Plan) -> dict[str, Any]:
+    """What a record can say before anything is loaded."""
+    return {
+        "schema_version": runs.SCHEMA_VERSION,
+        "run_id": made.id,
+        "benchmark": job.benchmark,
+        "model": job.model.name,
+        "variant": job.variant,
+        "rank": getattr(job.adapter, "r", None),
+        "lora_rank": getattr(job.adapter, "lora_rank", None),
+        "lr": job.lr,
+        "lr_chosen": job.lr_chosen,
+        "quantization": job.quantization,
+        "seed": job.seed if job.trains else None,
+        "steps": job.steps,
+        "trainable_params": None,
+        "science": made.science,
+        "science_hash": made.science_hash,
+        "code_hash": made.code_hash,
+        "provenance": provenance(job.device),
+    }
 
 
 def _place(error: BaseException) -> dict[str, str]:

@@ -10,11 +10,13 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import adapters
 from adapters._bases import atomic_file
@@ -214,11 +216,30 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def lock(job: Job, run_id: str) -> FileLock:
-    """One process per run id; held from before the folder exists to after the record is written."""
-    folder = job.runs_dir / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{run_id}.lock")
+@contextmanager
+def lock(job: Job, run_id: str) -> Iterator[None]:
+    """One process per run id; held from before the folder exists to after the record is written.
+
+    The kernel frees it when its holder dies. Nothing is left behind, so that bad input leaves no trace.
+    """
+    path = job.runs_dir / ".locks" / f"{run_id}.lock"
+    held = FileLock(path, poll_interval=0.2)
+    while not held.is_locked:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the holder before removed the folder just now
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                print(f"{run_id}: another process is at it; waiting", flush=True)
+                held.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits sees that the file is gone, and makes a new one
+        held.release()
+        for folder in (path.parent, job.runs_dir):
+            with suppress(OSError):
+                folder.rmdir()  # if it is empty
 
 
 def check_writable(folder: Path, key: str) -> None:
@@ -235,17 +256,32 @@ def check_writable(folder: Path, key: str) -> None:
         raise refuse(key, what, got=str(folder), remedy=f"Give another: {key}=<folder>.") from None
 
 
-def begin(made: Plan, composed_yaml: str) -> None:
-    """Makes the run's folder, or the same one ready to go on; another or failed run's remains are put aside."""
+def begin(made: Plan, composed_yaml: str) -> float:
+    """Makes the run's folder, or the same one ready to go on; another or failed run's remains are put aside.
+
+    Returns the seconds that earlier, interrupted sessions of this run took, up to the last thing they wrote.
+    """
+    earlier = _seconds_of_session(made.folder) if made.action == "resume" else 0.0
     if made.folder.exists() and made.action != "resume":
         keep = made.folder.parent / ".replaced"
         keep.mkdir(exist_ok=True)
         made.folder.rename(keep / f"{made.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (made.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     (made.folder / "config.yaml").write_text(composed_yaml)
-    hashes = {"science_hash": made.science_hash, "code_hash": made.code_hash}
+    started = {"science_hash": made.science_hash, "code_hash": made.code_hash}
     with atomic_file(made.folder / "checkpoint" / "started.json") as temporary:
-        temporary.write_text(json.dumps(hashes))
+        temporary.write_text(json.dumps(started | {"earlier": earlier, "began": time.time()}))
+    return earlier
+
+
+def _seconds_of_session(folder: Path) -> float:
+    """From the beginning of the last session to its last write, and the sessions before it."""
+    try:
+        started = json.loads((folder / "checkpoint" / "started.json").read_text())
+        last = max(p.stat().st_mtime for p in [*folder.iterdir(), *(folder / "checkpoint").iterdir()])
+        return float(started["earlier"]) + max(0.0, last - started["began"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def finish(made: Plan, record: dict[str, Any]) -> None:
@@ -258,6 +294,7 @@ def finish(made: Plan, record: dict[str, Any]) -> None:
 def _unfinished(folder: Path) -> Any:
     """Hashes that an unfinished run was started with."""
     try:
-        return json.loads((folder / "checkpoint" / "started.json").read_text())
-    except (OSError, ValueError):
+        started = json.loads((folder / "checkpoint" / "started.json").read_text())
+        return {name: started[name] for name in ("science_hash", "code_hash")}
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -16,7 +16,6 @@ from conftest import training_rows
 
 import cost_report
 import eval_gsm8k
-from harness import cli
 from harness.cli import compositions, preflight
 from harness.job import job_from
 from harness.run import run
@@ -218,6 +217,8 @@ def test_runs_dir_of_somebody_else(small_job: Any, mode: int, below: str) -> Non
         (["variant=lora,full", "variant.foo=1"], r"variant.foo: unknown key, got '1'\. .*"),
         (["variant=lora,ia3", "rank=4,-4"], r"rank: out of range, got -4; .*"),
         (["steps=1,x"], r"steps: wrong type, got 'x'; expected an integer\."),
+        (["variant=lora,full", "quantization=none,4bit"], r"quantization: full cannot train a quantized base, .*"),
+        (["data.test.path=/nope.jsonl,/nowhere"], r"data.test.path: no such file, got '/nope.jsonl'; expected .*"),
     ],
 )
 def test_a_sweep_is_refused_before_its_first_job(
@@ -239,16 +240,6 @@ def test_sweeps_compose_every_combination() -> None:
     assert len(jobs) == len(found) == 8
     assert {v for v, *_ in found} == {"antipasto_dplr"}
     assert {t for *_, t in found} == {"('a', 'b')", "c"}
-
-
-def test_failures_of_a_sweep_end_it_with_their_names(capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(cli, "failed", [])
-    cli.exit_by_failures()
-    monkeypatch.setattr(cli, "failed", ["variant=lora seed=1: ValueError: x"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.exit_by_failures()
-    assert stopped.value.code == 1
-    assert capsys.readouterr().err == "1 job(s) failed:\n  variant=lora seed=1: ValueError: x\n"
 
 
 # -- the programs -----------------------------------------------------------------------------------------------------

@@ -244,16 +244,3 @@ def test_a_stopped_run_goes_on_to_the_same_result(
         whole["train"][k] for k in ("loss_first", "loss_last", "tokens")
     ]
     assert_same_adapter(*(p / "adapter.safetensors" for p in (folder, tmp_path / "whole" / folder.name)))
-
-
-def test_a_sweep_goes_on_after_a_failing_job(overrides: list[str], tmp_path: Path) -> None:
-    """Exit code 1 and the failing job's name at the end; the others are done. Again: nothing is done twice."""
-    given = {w.split("=", 1)[0]: w for w in [*overrides, "variant=none", "eval.limit=2"]}
-    words = [*(w for w in given.values() if not w.startswith("data.test.path"))]
-    good = given["data.test.path"]
-    done = program("train.py", "-m", *words, f"data.test.path=/nope.jsonl,{good.partition('=')[2]}")
-    assert done.returncode == 1
-    assert "1 job(s) failed:" in done.stderr
-    assert "data.test.path: no such file, got '/nope.jsonl'" in done.stderr.split("1 job(s) failed:")[1]
-    (path,) = (tmp_path / "runs").glob("*/result.json")
-    assert json.loads(path.read_text())["status"] == "done"

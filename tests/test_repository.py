@@ -47,10 +47,10 @@ def test_every_yaml_composes_and_resolves(option: Path, cache_dir: Path) -> None
         words += ["model.id=models/tiny"] * (option == Path("model/hub.yaml"))
         if option == Path("data/files.yaml"):
             words += [f"data.{split}.path=x" for split in ("train", "questions", "test")]
-        (cfg,) = compositions([*dict.fromkeys(words), f"cache_dir={cache_dir}"], multirun=False)
-        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        job = job_from(cfg)
-        assert job.benchmark == benchmark
+        words = [*dict.fromkeys(words), f"cache_dir={cache_dir}"]
+        for cfg in compositions(words, multirun=group == "experiment"):
+            OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            assert job_from(cfg).benchmark == benchmark
     if group != "experiment":
         assert yaml.safe_load((CONF / option).read_text())["name"] == option.stem
 

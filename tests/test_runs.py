@@ -296,13 +296,6 @@ def test_unfinished_runs_resume_only_if_they_are_the_same(small_job: Any) -> Non
     assert len(list((job.runs_dir / ".replaced").iterdir())) == 1
 
 
-def test_dry_run_writes_nothing(small_job: Any, tmp_path: Path, capsys: Any) -> None:
-    job = small_job("dry_run=true")
-    assert run(job) == {}
-    assert runs.make_id(job) in capsys.readouterr().out
-    assert not (tmp_path / "runs").exists()
-
-
 # -- bits -------------------------------------------------------------------------------------------------------------
 @given(st.lists(st.booleans(), max_size=200))
 def test_bits_round_trip(correct: list[bool]) -> None:

@@ -1,0 +1,314 @@
+"""Sweeps: what is composed, listed, skipped and resumed, and what becomes of jobs that fail, wait or are killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors import safe_open
+
+from harness import run as run_module
+from harness import runs
+from harness.cli import compositions, preflight
+from harness.job import job_from
+from harness.run import run
+from harness.schema import CONF, ROOT
+from harness.table import read_records
+
+BROKEN = '{"question": "1+1?", "answer": "#### 2"}\n{"question": "2+2?", "answ\n'  # found when it is read, not before
+
+
+def with_words(words: list[str], *more: str) -> list[str]:
+    """Later words win."""
+    return list({w.lstrip("+~").split("=", 1)[0]: w for w in [*words, *more]}.values())
+
+
+def train(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/result.json")}
+
+
+# -- composing --------------------------------------------------------------------------------------------------------
+def test_swept_values_compose_as_hydra_composes_them() -> None:
+    """Values are set on a copy of what the groups compose to: the same configs as one composition per job."""
+    fixed = ["benchmark=tiny", "variant.coeff=0.5"]
+    swept = {
+        "variant": ["antipasto", "antipasto_dplr"],
+        "lr": ["1e-3", "tuned", "null"],
+        "targets": ["[a,b]", "qv"],
+        "train.micro_batch": ["2", "null"],
+        "variant.r": ["8"],
+    }
+    words = [*fixed, *(f"{k}={','.join(v)}" for k, v in swept.items())]
+    ours = [OmegaConf.to_container(c, resolve=True) for c in compositions(words, multirun=True)]
+    theirs = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for values in itertools.product(*swept.values()):
+            lines = [*fixed, *(f"{k}={v}" for k, v in zip(swept, values, strict=True))]
+            theirs.append(OmegaConf.to_container(compose("config", overrides=lines), resolve=True))
+    assert len(ours) == 24
+    assert ours == theirs
+
+
+def test_every_axis_in_one_line_and_axes_a_variant_lacks(cache_dir: Path) -> None:
+    """variant × rank × lora_rank × lr × quantization × seed; for a variant without an axis it is the same run."""
+    words = ["benchmark=tiny", "variant=antipasto_dplr,lora,ia3", "rank=4,8", "lora_rank=2,4", "lr=1e-3,1e-2"]
+    words += ["quantization=none,4bit", "seed=0,1", f"cache_dir={cache_dir}"]
+    ids = [runs.make_id(job_from(c)) for c in compositions(words, multirun=True)]
+    assert len(ids) == 3 * 2**5
+    per_variant = {v: {i for i in ids if f"__{v}__" in i} for v in ("antipasto_dplr", "lora", "ia3")}
+    assert [len(found) for found in per_variant.values()] == [32, 16, 8]
+
+
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_for_one_step(overrides: list[str], small_job: Any, tmp_path: Path, name: str) -> None:
+    """On the small model and data of these tests, its first job; tuned rates find two to choose from."""
+    for lr in ("1e-3", "1e-2"):
+        run(small_job("steps=1", "eval.limit=2", f"lr={lr}"))
+    given = [w for w in overrides if not w.startswith("lr=")]
+    words = [*given[:1], f"experiment={name}", *given[1:], "model.gguf_file=null"]
+    cfg = next(iter(compositions(with_words(words, "steps=1", "eval.limit=2"), multirun=True)))
+    record = run(job_from(cfg), in_sweep=True)
+    assert (record["status"], record["steps"]) == ("done", 1)
+
+
+def test_an_experiments_values_win_over_the_defaults_and_lose_to_the_command_line() -> None:
+    def job(*words: str) -> Any:
+        return job_from(next(iter(compositions(["benchmark=tiny", "experiment=quick", *words], multirun=True))))
+
+    assert (job().steps, job().eval_limit) == (40, 50)
+    assert (job("steps=7").steps, job("eval.limit=null").eval_limit) == (7, None)
+
+
+def test_a_grid_around_the_default_has_round_rates(cache_dir: Path) -> None:
+    """An experiment's own sweep is composed too, and no id carries a hash for the last digit of a product."""
+    words = ["benchmark=tiny", "experiment=lr_grid", "variant=lora,hra", f"cache_dir={cache_dir}"]
+    jobs = [job_from(c) for c in compositions(words, multirun=True)]
+    assert [j.lr for j in jobs if j.variant == "lora"] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", runs.make_id(j)) for j in jobs)
+
+
+# -- dry run ----------------------------------------------------------------------------------------------------------
+def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any, tmp_path: Path, capsys: Any) -> None:
+    """Run, resume, skip and refuse, each under its id, with the time that finished runs suggest; nothing is written."""
+    done, stale, begun = (small_job(f"seed={n}") for n in range(3))
+    for job in (done, stale):
+        run(job)
+    folder = stale.runs_dir / runs.make_id(stale)
+    runs.write_record(folder, (runs.read_record(folder) or {}) | {"code_hash": "x"})
+    runs.begin(runs.plan(begun), "")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    capsys.readouterr()
+    words = with_words(overrides, "variant=lora,ia3", "rank=8,9", "seed=0,1,2", "dry_run=true")
+    with pytest.raises(SystemExit) as stopped:
+        preflight(["-m", *words])
+    assert not stopped.value.code
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12
+    listed = {line.split()[1]: line for line in reversed(lines)}
+    expected = {runs.make_id(done): "skip", runs.make_id(stale): "refuse", runs.make_id(begun): "resume"}
+    assert {name: listed[name].split()[0] for name in expected} == expected
+    assert "not with the same code of lora" in listed[runs.make_id(stale)]
+    assert sum("the same run as above" in line for line in lines) == 3  # ia3 has no rank
+    assert re.fullmatch(r"12 jobs: 6 to run, 1 to resume, 4 to skip, 1 to refuse; about \d+ s one after another", last)
+
+
+def test_a_dry_run_says_when_no_time_is_known(overrides: list[str], capsys: Any) -> None:
+    words = with_words(overrides, "quantization=4bit", "dry_run=true")  # no published run is quantized
+    with pytest.raises(SystemExit):
+        preflight(words)
+    listed, last = capsys.readouterr().out.splitlines()
+    assert listed.endswith("(time unknown)")
+    assert last == "1 job: 1 to run, and 1 of unknown length: no finished run is like them"
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+def test_a_failing_job_is_recorded_and_the_others_finish(overrides: list[str], tmp_path: Path) -> None:
+    """Named with class and place at the end, exit code 1; a report counts it; the same command does what is missing."""
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(BROKEN)
+    good = next(w for w in overrides if w.startswith("data.test.path=")).split("=", 1)[1]
+    words = with_words(overrides, f"data.test.path={broken},{good}", "seed=0,1", "eval.limit=2")
+    first = train("-m", *words)
+    assert first.returncode == 1, first.stderr
+    assert "Traceback" not in first.stderr
+    assert "sweep: 2 of 4 runs are finished" in first.stderr
+    found = records(tmp_path / "runs")
+    failed = {name: r for name, r in found.items() if r["status"] == "failed"}
+    assert sorted(r["status"] for r in found.values()) == ["done", "done", "failed", "failed"]
+    for name, record in failed.items():
+        assert record["error"]["class"] == "BadInput"
+        assert f"{broken}:2: not JSON" in record["error"]["message"]
+        assert "_parse_json" in record["error"]["traceback"]
+        assert f"{name}: failed, BadInput: {broken}:2: not JSON" in first.stderr
+    assert not read_records([tmp_path / "runs"]).skipped
+
+    broken.write_text(BROKEN.splitlines()[0])  # mended: other contents, other ids
+    second = train("-m", *words)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("finished already, skipped") == 2
+    assert "sweep: 4 of 4 runs are finished" in second.stdout
+
+
+def test_a_job_without_memory_leaves_a_sound_base_to_the_next(small_job: Any, monkeypatch: Any) -> None:
+    """OutOfMemoryError in mid-training: recorded by its class; the next job's result is that of a fresh process."""
+    import torch
+
+    with monkeypatch.context() as m:
+
+        def full(*_: Any) -> Any:
+            raise torch.OutOfMemoryError("no memory for this")
+
+        m.setattr(run_module, "train", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            run(small_job(), in_sweep=True)
+    (record,) = records(small_job().runs_dir).values()
+    assert (record["status"], record["error"]["class"]) == ("failed", "OutOfMemoryError")
+    after = run(small_job("seed=1"), in_sweep=True)
+    run_module._loaded.clear()
+    fresh = run(small_job("seed=1", "force=true"), in_sweep=True)
+    assert after["test"] == fresh["test"]
+    assert after["train"]["loss_last"] == fresh["train"]["loss_last"]
+
+
+def test_a_finished_run_of_other_code_is_named_and_kept(overrides: list[str], small_job: Any) -> None:
+    """Refused in a sweep as in a single run: the old record stays, the exit code says so."""
+    job = small_job()
+    run(job)
+    folder = job.runs_dir / runs.make_id(job)
+    old = (runs.read_record(folder) or {}) | {"code_hash": "x"}
+    runs.write_record(folder, old)
+    done = train("-m", *with_words(overrides, "seed=0,1"))
+    assert done.returncode == 1
+    assert f"{folder.name}: finished before, but not with the same code of lora; force=true replaces it" in done.stderr
+    assert runs.read_record(folder) == old
+    assert len(records(job.runs_dir)) == 2
+
+
+# -- one model per process --------------------------------------------------------------------------------------------
+def test_jobs_of_a_process_share_the_base_and_give_what_fresh_processes_give(
+    overrides: list[str], small_job: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    loads: list[str] = []
+    load = run_module.load_model
+    monkeypatch.setattr(run_module, "_loaded", {})
+    monkeypatch.setattr(run_module, "load_model", lambda job: (loads.append(job.variant), load(job))[1])
+    variants = ["antipasto_dplr", "full", "lora"]
+    together = {v: run(small_job(f"variant={v}", "rank=8", "steps=4"), in_sweep=True) for v in variants}
+    assert len(loads) == 1
+    for variant in variants:
+        words = with_words(overrides, f"variant={variant}", "rank=8", "steps=4", f"runs_dir={tmp_path / 'fresh'}")
+        assert train(*words).returncode == 0
+    for variant, record in together.items():
+        fresh = records(tmp_path / "fresh")[record["run_id"]]
+        assert fresh["valid"] == record["valid"], variant
+        assert fresh["test"] == record["test"], variant
+        assert fresh["train"]["loss_last"] == record["train"]["loss_last"], variant
+        assert fresh["forgetting"] == record["forgetting"], variant
+
+
+# -- locks, kills and interrupts --------------------------------------------------------------------------------------
+def test_two_sweeps_at_once_train_each_id_once(overrides: list[str], tmp_path: Path) -> None:
+    """Each run's log begins once, whichever process did it, and both end well; no lock is left."""
+    words = with_words(overrides, "seed=0,1,2", "steps=30")
+    both = [
+        subprocess.Popen([sys.executable, "train.py", "-m", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [p.communicate(timeout=300)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0]
+    began = re.findall(r"(\S+): run on cpu", "".join(outputs))
+    assert len(began) == len(set(began)) == 3
+    assert not (tmp_path / "runs" / ".locks").exists()
+    assert not (tmp_path / "runs" / ".replaced").exists()
+    assert "3 of 3" in outputs[0]
+    assert "3 of 3" in outputs[1]
+
+
+def results(folder: Path, name: str) -> dict[str, Any]:
+    """What must not depend on how often a run was killed."""
+    record = json.loads((folder / name / "result.json").read_text())
+    kept = {k: record[k] for k in ("status", "valid", "test", "forgetting", "health", "adapter_file_bytes")}
+    kept |= {k: record["train"][k] for k in ("loss_first", "loss_last", "tokens")}
+    kept["losses"] = [json.loads(x)["loss"] for x in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    with safe_open(folder / name / "adapter.safetensors", framework="np") as file:
+        # safetensors writes the entries of its metadata in an order of its own, another one in every process.
+        kept["adapter"] = (file.metadata(), {k: file.get_tensor(k).tobytes() for k in sorted(file.keys())})
+    return kept
+
+
+KILLS = int(os.environ.get("KILLS", "2"))  # `make drill` asks for 20
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
+    overrides: list[str], small_job: Any, tmp_path: Path, seed: int
+) -> None:
+    """kill -9 at random moments from start to saving, twice a run; then the same command ends with the same bits."""
+    more = ["steps=60", "train.checkpoint_every=7", "eval.batch_size=1", "variant=antipasto_dplr", "rank=8"]
+    words = with_words(overrides, *more)
+    whole = run(small_job(*more, f"runs_dir={tmp_path / 'whole'}"))
+    name, folder = whole["run_id"], tmp_path / "runs"
+    rng, killed = random.Random(seed), []
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
+        phase = rng.choice(["start", "checkpoint", "metrics.jsonl", "adapter.safetensors", "predictions.jsonl"])
+        while phase != "start" and process.poll() is None and not (folder / name / phase).exists():
+            time.sleep(0.005)
+        time.sleep(rng.random() * (4.0 if phase == "start" else 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed.append((phase, process.returncode))
+    assert any(code == -signal.SIGKILL for _, code in killed), killed
+    last = train(*words)
+    assert last.returncode == 0, last.stderr
+    assert results(folder, name) == results(tmp_path / "whole", name), killed
+    answered = [json.loads(x) for x in (folder / name / "predictions.jsonl").read_text().splitlines()]
+    assert len({(a["split"], a["index"]) for a in answered}) == len(answered) == 16
+    assert not (folder / name / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_starts_no_further_job(
+    overrides: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """The job at work checkpoints and says `interrupted`; 130; the same command finishes the sweep."""
+    words = with_words(overrides, "seed=0,1", "steps=200")
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "-m", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "runs").glob("*/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    ((name, record),) = records(tmp_path / "runs").items()
+    assert record["status"] == "interrupted"
+    assert (tmp_path / "runs" / name / "checkpoint" / "state.safetensors").exists()
+    assert f"{name}: interrupted" in errors.split("sweep: 0 of 2 runs are finished")[1]
+    assert errors.count(": not run") == 1
+    again = train("-m", *words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": resume on cpu") == 1
