@@ -8,7 +8,7 @@ GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 .PHONY: help setup run test check lint table table-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock
 

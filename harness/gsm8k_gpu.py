@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -59,7 +59,8 @@ class Part:
     name: str
     command: list[str]
     result: Path
-    sources: tuple[str, ...] = field(default=())
+    device: str
+    sources: tuple[str, ...] = ()
 
     def key(self) -> str:
         """Changes with the command and with the code behind its figures."""
@@ -114,16 +115,26 @@ def parts(args: Arguments, out: Path) -> Iterator[Part]:
     size, scratch = plan[args.size], ROOT / ".cache" / "gsm8k_gpu" / args.size
     scratch.mkdir(parents=True, exist_ok=True)
     junit = scratch / "tests.xml"
-    yield Part("tests", ["-m", "pytest", *size["tests"], f"--junit-xml={_shown(junit)}"], junit, SOURCES["tests"])
+    yield Part(
+        "tests", ["-m", "pytest", *size["tests"], f"--junit-xml={_shown(junit)}"], junit, device, SOURCES["tests"]
+    )
     for name, module in (("bench", "harness.bench"), ("memory", "harness.bench_memory")):
         result = scratch / f"{name}.json"
         words = [*size[name], f"device={device}", f"out={_shown(result)}"]
-        yield Part(name, ["-m", module, *words], result, SOURCES[name])
+        yield Part(name, ["-m", module, *words], result, device, SOURCES[name])
     local = [] if args.size != "full" else source_words(args.gsm8k)
     for words in plan["runs"]:
         common = [*words, *size["common"], *local, f"device={device}", f"runs_dir={args.runs_dir}"]
-        name = "-".join(w.split("=", 1)[1] for w in words)
-        yield Part(f"run-{name}", ["train.py", *common], _record(common), ())
+        yield Part(run_name(words), ["train.py", *common], _record(common), device)
+
+
+def run_name(words: list[str]) -> str:
+    return "-".join(["run", *(w.split("=", 1)[1] for w in words)])
+
+
+def plan_names() -> list[str]:
+    """Names of all parts in their order."""
+    return ["tests", "bench", "memory", *(run_name(words) for words in yaml.safe_load(PLAN.read_text())["runs"])]
 
 
 def finished(file: Path, key: str) -> bool:
@@ -143,17 +154,14 @@ def _record(words: list[str]) -> Path:
 
 def _result(part: Part, seconds: float) -> dict[str, Any]:
     """The part's JSON: what it measured, and the key that says when it must be done again."""
-    made: dict[str, Any] = {"part": part.name, "key": part.key(), "seconds": seconds}
+    made: dict[str, Any] = {"part": part.name, "key": part.key(), "device": part.device, "seconds": seconds}
     if part.result.suffix != ".xml":
         return made | {"result": json.loads(part.result.read_text())}
-    import torch
-
     from harness.provenance import provenance
 
     suite = next(ElementTree.parse(part.result).iter("testsuite"))
     counts = {k: int(suite.get(k, 0)) for k in ("tests", "failures", "errors", "skipped")}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return made | {"result": counts | {"provenance": provenance(device)}}
+    return made | {"result": counts | {"provenance": provenance(part.device)}}
 
 
 def _run(command: list[str], seconds: float | None) -> int | None:
