@@ -28,7 +28,7 @@ CHECKED = """\
 Each run was killed by SIGKILL twice and started again by the same command. Checked, or this file would not have been
 written: every step stands in metrics.jsonl once, every question is answered once, the loss fell, every trainable tensor
 moved, the base weights did not, a finished run is skipped, eval_gsm8k.py finds the same test questions right, and the
-validation questions, answered again in another process, get the same texts word for word."""
+last chunk of validation questions, answered again in another process, gets the same texts word for word."""
 WRITTEN = "Written by `python -m harness.gsm8k_report`."
 
 
