@@ -91,13 +91,15 @@ def report(times: dict[str, dict[str, list[float]]], kinds: dict[str, str], args
         Path(args.out).write_text(json.dumps(made, indent=1) + "\n")
 
 
-def random_qwen3(layers: int, device: str, *, dtype: Any = None) -> Any:
+def random_qwen3(layers: int, device: str, *, dtype: Any = None, vocabulary: int = 8192) -> Any:
     """Qwen3-0.6B's shapes with random weights: frozen, bf16 on CUDA and fp32 on CPU."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     shape = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8}
-    config = Qwen3Config(num_hidden_layers=layers, head_dim=128, vocab_size=8192, tie_word_embeddings=True, **shape)
+    config = Qwen3Config(
+        num_hidden_layers=layers, head_dim=128, vocab_size=vocabulary, tie_word_embeddings=True, **shape
+    )
     torch.manual_seed(0)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     return Qwen3ForCausalLM(config).to(device, dtype).eval().requires_grad_(False)

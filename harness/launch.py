@@ -23,7 +23,7 @@ def launch(cfg: DictConfig) -> float | None:
     from harness.run import run
 
     hydra = HydraConfig.get()
-    if not any(o.startswith("benchmark=") for o in hydra.overrides.task):
+    if not any(o.startswith(("benchmark=", "experiment=")) for o in hydra.overrides.task):
         reason = "a CUDA device is" if cfg.benchmark.name == "gsm8k" else "no CUDA device is"
         print(f"benchmark={cfg.benchmark.name}, since {reason} present; benchmark=… chooses another", flush=True)
     sweep = hydra.mode == RunMode.MULTIRUN

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.util
 import struct
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +87,13 @@ def load_model(job: Job) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
-    if job.model.gguf_file is None:
-        options["use_safetensors"] = True
+    spec = job.model
     if job.quantization != "none":
         options |= {"quantization_config": quantization_config(job), "device_map": {"": job.device}}
-    model = _from_pretrained(AutoModelForCausalLM, job.model, options)
+        spec = _unpacked(spec, job.cache_dir / "dequantized")
+    if spec.gguf_file is None:
+        options["use_safetensors"] = True
+    model = _from_pretrained(AutoModelForCausalLM, spec, options)
     if job.quantization == "none":
         model = model.to(job.device)
     forbid_cpu_packing(model)  # before anybody's first grad-free forward
@@ -109,7 +114,13 @@ def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any
     from safetensors import SafetensorError
 
     folder = local_folder(spec) or _hub_folder(spec)
-    weights = {"gguf_file": spec.gguf_file} if spec.gguf_file is not None else {}
+    weights: dict[str, Any] = {}
+    if spec.gguf_file is not None:
+        weights["gguf_file"] = spec.gguf_file
+        if "dtype" in options:  # the model: packed blocks would leave no nn.Linear to adapt
+            from transformers import GgufConfig
+
+            weights["quantization_config"] = GgufConfig(dequantize=True)
     try:
         loaded = kind.from_pretrained(str(folder), trust_remote_code=False, **weights, **options)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, struct.error) as error:
@@ -139,17 +150,37 @@ def _hub_folder(spec: ModelSpec) -> Path:
     )
 
 
+def _unpacked(spec: ModelSpec, cache: Path) -> ModelSpec:
+    """The same model as a Hugging Face folder below `cache`: transformers quantizes nothing that comes from GGUF."""
+    if spec.gguf_file is None:
+        return spec
+    folder = local_folder(spec) or _hub_folder(spec)
+    from transformers import AutoModelForCausalLM
+
+    with open(folder / spec.gguf_file, "rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    place = cache / f"{key}-{spec.dtype}"
+    if not place.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            dense = _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]})
+            dense.save_pretrained(Path(scratch) / "model")
+            with suppress(OSError):  # another process was quicker
+                (Path(scratch) / "model").rename(place)
+    return dataclasses.replace(spec, id=str(place), gguf_file=None)
+
+
 @contextmanager
 def gradient_checkpointing(model: Any, *, enabled: bool) -> Iterator[None]:
     """Recomputes each block in the backward pass: a third more time, activations of one block at a time."""
     if enabled:
         # Not reentrant: the reentrant kind drops the adapters' gradients when the embeddings are frozen.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     try:
         yield
     finally:
         if enabled:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
 
 
 def synchronize(device: str | torch.device) -> None:

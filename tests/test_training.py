@@ -60,8 +60,8 @@ def fit(model: Any, job: Job, folder: Path, check: Any = lambda: None, pad: int 
 
 
 # -- loss -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("chunk", [1024, 7, 1])
-def test_loss_and_gradients_equal_the_models_own(model: Any, chunk: int) -> None:
+@pytest.mark.parametrize("chunk", [None, 7, 1])
+def test_loss_and_gradients_equal_the_models_own(model: Any, chunk: int | None) -> None:
     """Against `model(labels=…)` on right-padded rows with a mask: other code for the loss, the logits and the padding.
 
     Gradients are compared as a whole: chunks are summed in another order.
@@ -306,22 +306,54 @@ def test_gradient_checkpointing_trains_to_the_same_numbers(model: Any, small_job
         job, folder = small_job("steps=3"), tmp_path / str(enabled)
         folder.mkdir()
         with ad.attach(model, job.adapter, seed=0), gradient_checkpointing(model, enabled=enabled):
-            assert model.is_gradient_checkpointing is enabled
+            assert model.is_activation_checkpointing is enabled
             examples = load_data(job, make_tokenizer()).train
             losses[enabled] = train(model, job, examples, 1, folder, lambda _: None, lambda: None).losses
-    assert not model.is_gradient_checkpointing
+    assert not model.is_activation_checkpointing
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert losses[True][-1] != losses[True][0]
 
 
-def test_models_with_capped_or_scaled_logits_are_refused(model: Any) -> None:
-    """The loss multiplies hidden states by the bare output embedding; for such models that is another function."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1}
 
-    refuse_scaled_logits(model, "plain")
-    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
-    capped = Gemma2ForCausalLM(
-        Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5)
-    )
-    with pytest.raises(SystemExit, match="scales or caps its logits"):
-        refuse_scaled_logits(capped.eval(), "capped")
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "refused"),
+    [
+        ("Gemma2", {"final_logit_softcapping": 30.0}, True),  # far above a random model's logits
+        ("Gemma2", {"final_logit_softcapping": None}, False),
+        ("Granite", {"logits_scaling": 8.0}, True),
+        ("Granite", {"logits_scaling": 1.0}, False),
+        ("Cohere", {"logit_scale": 0.0625}, True),
+        ("MiniCPM3", {"dim_model_base": 4, "num_key_value_heads": 2}, True),
+        ("Qwen3", {}, False),
+        ("Llama", {}, False),
+        ("Qwen2", {}, False),
+        ("Mistral", {}, False),
+    ],
+)
+def test_models_with_capped_or_scaled_logits_are_refused(kind: str, settings: dict[str, Any], refused: bool) -> None:
+    """The loss multiplies the decoder's states by the bare output embedding; for such models that is another function.
+
+    Asserts first, on the refused, that `model(labels=…)` is indeed another function.
+    """
+    import transformers
+
+    torch.manual_seed(0)
+    if not hasattr(transformers, f"{kind}Config"):
+        pytest.skip(f"this transformers has no {kind}")
+    config = getattr(transformers, f"{kind}Config")(**(SIZES | settings))
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(200)  # logits large enough for a cap to show
+        ids = torch.randint(3, 60, (1, 12))
+        theirs = model(input_ids=ids, labels=ids).loss
+        ours = label_loss_sum(model, ids, torch.arange(1, 12)) / 11
+    assert (abs(float(ours / theirs) - 1) > 1e-3) is refused
+    if refused:
+        with pytest.raises(SystemExit, match="scales or caps its logits"):
+            refuse_scaled_logits(model, kind)
+    else:
+        refuse_scaled_logits(model, kind)
+    assert not model.get_output_embeddings()._forward_hooks

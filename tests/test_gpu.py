@@ -1,0 +1,200 @@
+"""What only a CUDA device can show. `make gsm8k-gpu` runs this first; without a device everything here is skipped.
+
+GPU_TESTS=cpu runs on a CPU what can run there, to see that the tests themselves are right; those that compare the two
+devices, or ask the CUDA runtime, stay skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import adapters as ad
+from adapters._contract import Calibration
+from harness.data import Example
+from harness.health import base_sha256
+from harness.probe import quantized_model
+from harness.training import Loop, collate
+
+DEVICE = os.environ.get("GPU_TESTS", "cuda")
+HAS_CUDA = torch.cuda.is_available()
+pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not HAS_CUDA, reason="torch sees no CUDA device")
+needs_cuda = pytest.mark.skipif(not HAS_CUDA, reason="torch sees no CUDA device")
+
+ADAPTERS = [n for n, v in ad.VARIANTS.items() if not v.trains_base and v.Config is not ad.NoneConfig]
+FROM_THE_WEIGHT = [
+    n for n in ADAPTERS if ad.VARIANTS[n].calibration(ad.VARIANTS[n].Config()) is not Calibration.required
+]
+KINDS = [(q, d) for q in ("none", "8bit", "4bit") for d in (torch.float32, torch.bfloat16)]
+each_kind = pytest.mark.parametrize(("kind", "dtype"), KINDS, ids=lambda p: str(p).removeprefix("torch."))
+
+
+def build(kind: str = "none", dtype: torch.dtype = torch.float32, device: str = DEVICE) -> Any:
+    return quantized_model(kind, device, dtype)
+
+
+def batch(model: Any) -> torch.Tensor:
+    return torch.arange(96, device=model.device).view(6, 16) * 5 % 127 + 1
+
+
+def attach(model: Any, name: str) -> Any:
+    cfg = ad.VARIANTS[name].Config()
+    required = ad.VARIANTS[name].calibration(cfg) is Calibration.required
+    return ad.attach(model, cfg, seed=0, calibration=[batch(model)] if required else None)
+
+
+def logits(model: Any, *, grad: bool) -> torch.Tensor:
+    """By the hooks' two ways: training's, and evaluation's from cached factors."""
+    with torch.set_grad_enabled(grad):
+        return model.train(grad)(batch(model)).logits.detach()
+
+
+def optimizer(model: Any, **settings: Any) -> torch.optim.AdamW:
+    return torch.optim.AdamW(ad.parameter_groups(model, lr=1e-2, weight_decay=0.1), **settings)
+
+
+def backward(model: Any) -> None:
+    ids = batch(model)
+    model.train()(ids, labels=ids).loss.backward()
+
+
+@torch.no_grad()
+def move(handle: Any) -> None:
+    """Puts every trainable tensor where nothing is zero by its initial value."""
+    generator = torch.Generator().manual_seed(2)
+    for n, p in handle.trainable().items():
+        p.add_((0.05 * torch.randn(p.shape, generator=generator)).to(p.device))
+        if n.endswith("lora_alpha"):
+            p.clamp_(0.1, 0.9)
+
+
+# -- every variant on every base ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ADAPTERS)
+@each_kind
+def test_life_of_an_adapter(name: str, kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Identity, five steps that move every tensor and nothing else, save, detach to the same bits, and load."""
+    model = build(kind, dtype)
+    bare = {grad: logits(model, grad=grad) for grad in (True, False)}
+    base = base_sha256(model)
+    handle = attach(model, name)
+    for grad, expected in bare.items():
+        change = (logits(model, grad=grad) - expected).float().square().mean().sqrt() / expected.float().std()
+        assert change <= (0.1 if handle.variant.identity_atol else 0), grad
+    trainable = handle.trainable()
+    start = {n: p.detach().clone() for n, p in trainable.items()}
+    assert all(p.dtype == torch.float32 and p.device.type == torch.device(DEVICE).type for p in start.values())
+    steps = optimizer(model)
+    for _ in range(5):
+        backward(model)
+        assert all(p.grad is None for n, p in model.named_parameters() if n not in start)
+        steps.step()
+        steps.zero_grad()
+    assert [n for n, p in trainable.items() if torch.equal(p, start[n]) or not p.isfinite().all()] == []
+    assert base_sha256(model) == base
+    trained = logits(model, grad=False)
+    assert not torch.equal(trained, bare[False])
+    ad.save(model, tmp_path / "a.safetensors")
+    ad.detach(model)
+    for grad, expected in bare.items():
+        assert torch.equal(logits(model, grad=grad), expected)
+    with ad.load(model, tmp_path / "a.safetensors"):
+        assert torch.equal(logits(model, grad=False), trained)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", FROM_THE_WEIGHT)
+@pytest.mark.parametrize(("here", "there"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_an_adapter_moves_between_devices(name: str, here: str, there: str, tmp_path: Path) -> None:
+    """A basis computed on one device is computed again on the other: loading checks its function by fp64 probes."""
+    source = build(device=here)
+    with attach(source, name) as handle:
+        move(handle)
+        ad.save(source, tmp_path / "a.safetensors")
+        expected = logits(source, grad=False).cpu()
+    target = build(device=there)
+    with ad.load(target, tmp_path / "a.safetensors"):
+        found = logits(target, grad=False).cpu()
+    assert (found - expected).square().mean().sqrt() <= 1e-3 * expected.std()  # CUDA's sums are in another order
+
+
+# -- caches ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("settings", [{"fused": True}, {"foreach": True}], ids=str)
+def test_evaluation_sees_every_step(name: str, settings: dict[str, bool]) -> None:
+    """Fused AdamW writes parameters without raising their version: grad-free caches must be dropped all the same."""
+    model = build()
+    with attach(model, name) as handle:
+        move(handle)
+        steps = optimizer(model, **settings)
+        for _ in range(2):
+            logits(model, grad=False)  # fills the caches
+            backward(model)
+            logits(model, grad=False)  # and again, between backward and step
+            steps.step()
+            steps.zero_grad()
+            cached, fresh = logits(model, grad=False), logits(model, grad=True)
+            error = (cached - fresh).square().mean().sqrt() / fresh.std()
+            assert error <= 1e-4
+
+
+# -- the training step -------------------------------------------------------------------------------------------------
+def examples(count: int) -> list[Example]:
+    return [Example(tuple(range(1, 9 + n)), 3) for n in range(count)]
+
+
+@pytest.fixture
+def stepper(small_job: Callable[..., Any], tmp_path: Path) -> Callable[[Any, Any], Loop]:
+    """stepper(model, handle): the training loop's state, on the model's device."""
+    import dataclasses
+
+    job = dataclasses.replace(small_job("steps=40"), device=DEVICE)
+    return lambda model, handle: Loop(job, handle.trainable(), optimizer(model), tmp_path)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_step_never_waits_for_the_device(name: str, stepper: Callable[[Any, Any], Loop]) -> None:
+    """torch.cuda raises at any hidden synchronisation between the batch on the host and the optimizer's step."""
+    model = build().train()
+    with attach(model, name) as handle:
+        loop = stepper(model, handle)
+        loop.step(model, 0, examples(4), 0)  # optimizer state and kernels are made in the first
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loop.step(model, 1, examples(4), 0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        loop.flush()
+    assert len(loop.losses) == 2
+
+
+def test_checkpoints_resume_on_the_device(stepper: Callable[[Any, Any], Loop]) -> None:
+    """Parameters and moments come back to the device they were on, and the next step is the same, bit for bit."""
+    ends = []
+    for resumed in (False, True):
+        model = build().train()
+        with attach(model, ADAPTERS[0]) as handle:
+            loop = stepper(model, handle)
+            if resumed:
+                assert loop.resume() == 3
+            else:
+                for step in range(3):
+                    loop.step(model, step, examples(4), 0)
+                loop.save(3)
+            loop.step(model, 3, examples(4), 0)
+            ends.append({n: p.detach().clone() for n, p in handle.trainable().items()})
+    assert all(torch.equal(p, ends[1][n]) for n, p in ends[0].items())
+
+
+def test_batches_arrive_whole() -> None:
+    """Copies from pinned memory are asynchronous; what the device computes with is what the host wrote."""
+    ids, labels = collate(examples(6), 0, DEVICE)
+    host, positions = collate(examples(6), 0, "cpu")
+    assert ids.device.type == torch.device(DEVICE).type
+    assert torch.equal(ids.cpu(), host)
+    assert torch.equal(labels.cpu(), positions)
