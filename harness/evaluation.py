@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data import pad_id, prompt_of, questions_hash
+from harness.data import pad_id, questions_hash
 from harness.generation import generate
 from harness.job import Job
 from harness.scoring import SCORER_VERSION, Score, answer_complete, score
 from harness.sources import Question
+from harness.tokens import prompt_ids
 
 CHUNK = 4  # evaluation batches per chunk: what a kill can cost, and how many prompts are sorted together
 
@@ -54,7 +55,7 @@ def predict(
     eos = eos_ids(model, tokenizer)
     pad = pad_id(tokenizer)
     # Chunks hold prompts of similar length; which prompt is in which chunk depends on the questions alone.
-    prompts = tokenizer([prompt_of(job.prompt, q.text) for q in questions])["input_ids"]
+    prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
     order = sorted(range(len(questions)), key=lambda n: (-len(prompts[n]), n))
     start = time.perf_counter()
 

@@ -22,6 +22,7 @@ from harness.loss import label_loss_sum, refuse_scaled_logits
 from harness.models import gradient_checkpointing, load_model, load_tokenizer
 from harness.provenance import provenance
 from harness.report import summary_lines
+from harness.token_cache import lengths_of
 from harness.training import DivergedError, TrainResult, collate, train
 from harness.tuning import with_tuned_lr
 
@@ -150,7 +151,8 @@ class Run:
         self.record |= {"memory": self.meter.peaks, "cost": self.costs}
 
     def _sample_loss(self) -> torch.Tensor:
-        longest = sorted(self.data.train, key=lambda e: -len(e.ids))[: self.job.micro_batch or self.job.batch_size]
+        by_length = (-lengths_of(self.data.train)).argsort(kind="stable")[: self.job.micro_batch or self.job.batch_size]
+        longest = [self.data.train[n] for n in by_length.tolist()]
         return label_loss_sum(self.model, *collate(longest, self.pad, self.job.device))
 
     def _header(self, made: runs.Plan) -> dict[str, Any]:
