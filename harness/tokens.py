@@ -77,13 +77,13 @@ def _encode(template: str, texts: list[str], parts: Sequence[str], tokenizer: An
     """
     special = re.compile("|".join(re.escape(t) for t in special_tokens(tokenizer)) or "(?!)")
     if not special.search(template):
-        return tokenizer(texts, split_special_tokens=True)["input_ids"]
+        return tokenizer(texts, split_special_tokens=True, return_attention_mask=False)["input_ids"]
     for part in parts:
         if found := special.search(part):
             what = f"has special tokens, and the data has the text {found[0]}, which would act as one"
             shown = part[max(0, found.start() - 30) : found.end() + 10]
             raise refuse("benchmark.prompt", what, got=shown, remedy="Remove it from the data, or from the prompt.")
-    return tokenizer(texts)["input_ids"]
+    return tokenizer(texts, split_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
