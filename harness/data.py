@@ -1,4 +1,4 @@
-"""Rows from files or the hub, clean validation, prompts with label masks, and length-bucketed batches."""
+"""What a run trains on and is asked: clean validation, tokenised training rows, length-bucketed batches."""
 
 from __future__ import annotations
 
@@ -6,65 +6,43 @@ import hashlib
 import json
 import logging
 import random
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.bad_input import refuse
 from harness.job import Job
-from harness.sources import Question, Row, read_questions, read_rows
+from harness.preparation import COUNTED, keep, normalised, training_set
+from harness.sources import Question, read_questions
+from harness.token_cache import Counts, lengths_of
+from harness.tokens import Example
 
 log = logging.getLogger("harness")
 
 
 @dataclass(frozen=True)
-class Example:
-    """One tokenised training text; the loss is on `ids[prompt:]` (response and EOS) only."""
-
-    ids: tuple[int, ...]
-    prompt: int  # number of prompt tokens
-
-
-@dataclass(frozen=True)
 class Data:
-    train: list[Example]
+    train: Sequence[Example]
     valid: list[Question]
     test: list[Question]
-    counts: dict[str, int]  # rows read, held out, dropped as over-long, left
+    counts: Counts
 
 
 def load_data(job: Job, tokenizer: Any) -> Data:
-    """Everything a run reads. Raises BadInput for a file that is missing, empty or broken."""
-    rows = read_rows(job.train_source, "data.train", needed=("query", "response")) if job.trains else []
-    questions = read_questions(job.question_source, "data.questions")
-    test = read_questions(job.test_source, "data.test")
+    """Everything a run reads, and one line about it. Raises BadInput for a file that is missing, empty or broken.
+
+    Successive jobs of a process share what they have in common.
+    """
+    questions, test = _questions(job, "data.questions"), _questions(job, "data.test")
     valid, held_out = hold_out(questions, job.valid_size)
-    clean = remove_held_out(rows, held_out) if rows else []
-    examples = [e for e in tokenize(clean, job.prompt, tokenizer) if len(e.ids) <= job.max_length]
-    counts = {
-        "train_rows": len(rows),
-        "removed_for_validation": len(rows) - len(clean),
-        "over_long": len(clean) - len(examples),
-        "train_examples": len(examples),
-        "valid": len(valid),
-        "test": len(test),
-    }
-    if job.trains and not examples:
-        raise refuse(
-            "data.train",
-            "no example left after validation and length limits",
-            got=counts,
-            remedy="Raise benchmark.max_length.",
-        )
+    train: Sequence[Example] = []
+    counts = dict.fromkeys(COUNTED, 0)
+    if job.trains:
+        train, counts = training_set(job, tokenizer, held_out)
+    counts = counts | {"valid": len(valid), "test": len(test)}
+    _say(counts, trains=job.trains)
     limit = job.eval_limit
-    return Data(examples, valid[:limit], test[:limit], counts)
-
-
-# -- clean validation --------------------------------------------------------------------------------------------------
-def normalised(question: str) -> str:
-    """Case, white space and punctuation folded: augmented copies differ in these."""
-    return re.sub(r"[^\w]+", " ", question.casefold()).strip()
+    return Data(train, valid[:limit], test[:limit], counts)
 
 
 def hold_out(questions: list[Question], size: int) -> tuple[list[Question], set[str]]:
@@ -77,48 +55,43 @@ def hold_out(questions: list[Question], size: int) -> tuple[list[Question], set[
     return chosen, {normalised(q.text) for q in chosen}
 
 
-def remove_held_out(rows: list[Row], held_out: set[str]) -> list[Row]:
-    """Training rows that do not come from a held-out question (by `original_question`)."""
-    if not any("original_question" in row for row in rows):
+def _questions(job: Job, where: str) -> list[Question]:
+    from harness.identity import source_identity
+
+    source = job.test_source if where == "data.test" else job.question_source
+    # For as long as a process lives a branch of a hub data set counts as the same: all its jobs are asked alike.
+    return keep(source_identity(source, job.cache_dir, where), lambda: read_questions(source, where))
+
+
+_said: set[str] = set()
+
+
+def _say(counts: Counts, *, trains: bool) -> None:
+    """One line on what was read, and a warning on what could not be checked; once per process."""
+    n = {name: f"{count:,}" for name, count in counts.items()}
+    line = f"data: {n['valid']} validation and {n['test']} test questions"
+    if trains:
+        line += f"; {n['train_rows']} training rows, {n['removed_for_validation']} removed for validation, "
+        line += f"{n['over_long']} over-long, {n['unfit']} unfit, {n['train_examples']} left"
+    if line in _said:
+        return
+    _said.add(line)
+    print(line, flush=True)
+    if counts["without_original"]:
         log.warning(
-            "the training data has no original_question column: rows made from validation questions cannot be found"
+            "data.train: %s of %s rows have no original_question: those that are augmented copies of validation "
+            "questions cannot be found; only identical questions were removed, %s of them",
+            *(n[name] for name in ("without_original", "train_rows", "removed_identical")),
         )
-    return [r for r in rows if normalised(r.get("original_question", r["query"])) not in held_out]
 
 
-# -- tokens ------------------------------------------------------------------------------------------------------------
-def prompt_of(template: str, query: str) -> str:
-    return template.replace("{query}", query)  # str.format would trip over other braces, as in \\boxed{}
-
-
-def tokenize(rows: list[Row], template: str, tokenizer: Any) -> list[Example]:
-    """prompt + " " + response + EOS. Raises BadInput where the prompt's tokens are no prefix of the text's."""
-    prompts = [prompt_of(template, r["query"]) for r in rows]
-    texts = [f"{p} {r['response'].strip()}" for p, r in zip(prompts, rows, strict=True)]
-    if not rows:
-        return []
-    prompt_ids = tokenizer(prompts)["input_ids"]
-    examples = []
-    for text_ids, start in zip(tokenizer(texts)["input_ids"], prompt_ids, strict=True):
-        if text_ids[: len(start)] != start:
-            raise refuse(
-                "benchmark.prompt",
-                "its tokens are no prefix of the training text's",
-                got=template,
-                remedy="End it so that a response after a space begins a new token, as after a colon.",
-            )
-        if text_ids[-1] != tokenizer.eos_token_id:
-            text_ids = [*text_ids, tokenizer.eos_token_id]
-        examples.append(Example(tuple(text_ids), len(start)))
-    return examples
-
-
-def batches(examples: list[Example], *, steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+# -- batches -----------------------------------------------------------------------------------------------------------
+def batches(examples: Sequence[Example], *, steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Indices of `steps` batches: a seeded permutation per epoch, batches of similar length, in seeded order.
 
     Depends on nothing but the lengths and the arguments, so every variant sees the same samples in the same order.
     """
-    rng = random.Random(f"order {seed}")
+    rng, lengths = random.Random(f"order {seed}"), lengths_of(examples)
     window = 32 * batch_size  # lengths are sorted within it: large enough to pad little, small enough to stay random
     order: list[int] = []
     ready: list[list[int]] = []
@@ -127,13 +100,13 @@ def batches(examples: list[Example], *, steps: int, batch_size: int, seed: int) 
             while len(order) < window:
                 order += rng.sample(range(len(examples)), len(examples))
             head, order = order[:window], order[window:]
-            head.sort(key=lambda n: len(examples[n].ids))
+            head.sort(key=lengths.__getitem__)
             ready = [head[k : k + batch_size] for k in range(0, window, batch_size)]
             rng.shuffle(ready)
         yield ready.pop()
 
 
-def calibration_batches(examples: list[Example], job: Job, pad: int) -> list[dict[str, Any]]:
+def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list[dict[str, Any]]:
     """Training examples, with masks, for variants that read the second moments of their inputs; empty for the others.
 
     The same examples for every seed, so that seeds share their bases.

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from adapters._bases import atomic_file
-from harness.data import pad_id, prompt_of, questions_hash
+from harness.data import pad_id, questions_hash
 from harness.generation import generate
 from harness.job import Job
 from harness.scoring import SCORER_VERSION, Score, answer_complete, score
 from harness.sources import Question
+from harness.tokens import prompt_ids
 
 CHUNK = 4  # evaluation batches per chunk: what a kill can cost, and how many prompts are sorted together
 
@@ -59,7 +60,7 @@ def predict(
     shuffled: a seed; questions are then answered in random order, so with other neighbours and other padding.
     """
     eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
-    prompts = tokenizer([prompt_of(job.prompt, q.text) for q in questions])["input_ids"]
+    prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
     chunks = _chunks([len(p) for p in prompts], CHUNK * job.eval_batch_size, shuffled)
     known = _whole_chunks(file, split, chunks)
     start = time.perf_counter()

@@ -24,6 +24,7 @@ from harness.loss import label_loss_sum, refuse_scaled_logits
 from harness.models import gradient_checkpointing, load_model, load_tokenizer
 from harness.provenance import provenance
 from harness.report import summary_lines, warnings
+from harness.token_cache import lengths_of
 from harness.training import DivergedError, TrainResult, collate, train
 from harness.tuning import with_tuned_lr
 
@@ -207,7 +208,8 @@ class Run:
         self.clock += time.perf_counter() - start  # the run's seconds are those of runs without this
 
     def _sample_loss(self) -> torch.Tensor:
-        longest = sorted(self.data.train, key=lambda e: -len(e.ids))[: self.job.micro_batch or self.job.batch_size]
+        by_length = (-lengths_of(self.data.train)).argsort(kind="stable")[: self.job.micro_batch or self.job.batch_size]
+        longest = [self.data.train[n] for n in by_length.tolist()]
         return label_loss_sum(self.model, *collate(longest, self.pad, self.job.device))
 
     def _adapter_facts(self) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from harness.bad_input import refuse
+from harness.bad_input import BadInput, refuse
 from harness.job import Source
 from harness.schema import ROOT
 from harness.scoring import reference_answer
 
 Row = dict[str, str]
+CHUNK = 2**16  # characters of a JSON array read at a time
+LONGEST = 2**26  # characters within which a row must end, lest a broken file be read whole to find its error
 
 
 @dataclass(frozen=True)
@@ -22,21 +25,34 @@ class Question:
 
 
 def read_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> list[Row]:
-    """Rows with our column names. Raises BadInput, naming file and line, for anything but non-empty strings."""
-    if source.path is not None:
-        place, raw = source.path, _read_local(source.path, where)
-    elif source.hub is not None:
-        place, raw = source.hub, _read_hub(source, where)
-    else:
+    """All of `stream_rows`, in memory."""
+    return list(stream_rows(source, where, needed=needed))
+
+
+def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Iterator[Row]:
+    """Rows with our column names, read as they are asked for; all in file order.
+
+    Raises BadInput, naming file and row, for anything but non-empty strings in the `needed` columns.
+    """
+    return checked_rows(raw_rows(source, where), source, where, needed)
+
+
+def raw_rows(source: Source, where: str) -> Iterable[Any]:
+    """What the source holds, unchecked: a generator over a local file, or whatever the hub's reader returns."""
+    if source.path is None and source.hub is None:
         raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+    return _read_local(source.path, where) if source.path is not None else _read_hub(source, where)
+
+
+def checked_rows(raw: Iterable[Any], source: Source, where: str, needed: tuple[str, ...]) -> Iterator[Row]:
+    """`raw` with our column names, as `stream_rows`."""
     if unmapped := [name for name in needed if name not in source.columns]:
         raise refuse(f"{where}.columns", f"no column is given for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
-    rows: list[Row] = []
+    place, number = source.path or source.hub, 0
     for number, row in enumerate(raw, start=1):
-        rows.append(_checked_row(row, f"{place}:{number}", source.columns, needed))
-    if not rows:
+        yield _checked_row(row, f"{place}:{number}", source.columns, needed)
+    if number == 0:
         raise refuse(where, "no rows", got=place, expected="at least one row")
-    return rows
 
 
 def _checked_row(row: Any, place: str, columns: dict[str, str], needed: tuple[str, ...]) -> Row:
@@ -59,38 +75,99 @@ def _checked_row(row: Any, place: str, columns: dict[str, str], needed: tuple[st
     return out
 
 
-def _read_local(path: str, where: str) -> list[Any]:
+# -- local files -------------------------------------------------------------------------------------------------------
+def _read_local(path: str, where: str) -> Iterator[Any]:
     if path.startswith("generated:"):
-        return read_generated(path.removeprefix("generated:"), where)
+        yield from read_generated(path.removeprefix("generated:"), where)
+        return
     file = Path(path) if Path(path).is_absolute() or Path(path).exists() else ROOT / path
     if not file.is_file():
         raise refuse(f"{where}.path", "no such file", got=path, expected="a JSON, JSONL or parquet file")
     if file.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        try:
-            return parquet.read_table(file).to_pylist()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise refuse(f"{where}.path", f"not a parquet file ({reason})", got=path) from None
+        yield from _read_parquet(file, path, where)
+        return
     try:
-        text = file.read_text(encoding="utf-8")
+        if _begins_array(file):
+            yield from _read_json_array(file, path)
+        else:
+            yield from _read_json_lines(file, path)
     except UnicodeDecodeError as error:
         raise refuse(f"{where}.path", f"not UTF-8 text ({error.reason} at byte {error.start})", got=path) from None
-    if text.lstrip().startswith("["):
-        return _parse_json(text, path, 1)
-    lines = text.removesuffix("\n").split("\n")
-    return [_parse_json(line, path, n) for n, line in enumerate(lines, start=1)] if text else []
 
 
-def _parse_json(text: str, path: str, line: int) -> Any:
+def _read_parquet(file: Path, path: str, where: str) -> Iterator[Any]:
+    """By batches: a whole table as Python objects is many times its file."""
+    import pyarrow.parquet as parquet
+
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        shown = text[:60]
-        raise refuse(
-            f"{path}:{line}", f"not JSON ({error.msg})", got=shown, expected="one JSON object per line"
-        ) from None
+        with parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise refuse(f"{where}.path", f"not a parquet file ({reason})", got=path) from None
+
+
+def _begins_array(file: Path) -> bool:
+    with open(file, "rb") as stream:
+        return stream.read(CHUNK).lstrip().startswith(b"[")
+
+
+def _read_json_lines(file: Path, path: str) -> Iterator[Any]:
+    start = 0  # of the line, in bytes
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                text = line.decode().removesuffix("\n")
+                yield json.loads(text)
+            except UnicodeDecodeError as error:
+                error.start += start
+                raise
+            except json.JSONDecodeError as error:
+                raise _not_json(f"{path}:{number}", error, text, "one JSON object per line") from None
+            start += len(line)
+
+
+def _read_json_array(file: Path, path: str) -> Iterator[Any]:
+    """The elements of an array, one at a time: MetaMathQA is one array of 395,000 rows, 400 MB of text.
+
+    Parsed by `json`, as JSON lines are, so that both take the same rows (NaN for a text that is missing, say).
+    """
+    parser, number, rest = json.JSONDecoder(), 1, ""  # `rest`: read, but not yet parsed
+    with open(file, encoding="utf-8") as stream:
+        rest = _more(stream, "").lstrip().removeprefix("[")
+        while True:
+            rest = rest.lstrip()
+            if rest.startswith("]"):
+                break
+            separator = "," if number > 1 else ""
+            try:
+                if not rest.startswith(separator):
+                    raise json.JSONDecodeError("Expecting ',' delimiter", rest, 0)
+                row, end = parser.raw_decode(rest.removeprefix(separator).lstrip())
+            except json.JSONDecodeError as error:
+                longer = _more(stream, rest)
+                if longer == rest or len(rest) > LONGEST:
+                    raise _not_json(f"{path}:{number}", error, rest, "an array of objects") from None
+                rest = longer
+                continue
+            yield row
+            number, rest = number + 1, rest.removeprefix(separator).lstrip()[end:]
+        if after := (rest[1:] + stream.read(LONGEST)).strip():
+            raise refuse(f"{path}:{number}", "text after the array", got=after[:60], expected="the end of the file")
+
+
+def _more(stream: TextIO, text: str) -> str:
+    """`text` and what follows it: at least as much again, so that a long row is not read in tiny steps."""
+    try:
+        return text + stream.read(max(CHUNK, len(text)))
+    except UnicodeDecodeError as error:  # counted from where its chunk begins
+        error.start += stream.buffer.tell() - len(error.object)
+        raise
+
+
+def _not_json(place: str, error: json.JSONDecodeError, text: str, expected: str) -> BadInput:
+    return refuse(place, f"not JSON ({error.msg})", got=text[:60], expected=expected)
 
 
 def read_generated(split: str, where: str) -> list[Any]:
@@ -110,12 +187,13 @@ def _read_hub(source: Source, where: str) -> Any:
 
 def read_questions(source: Source, where: str) -> list[Question]:
     """Questions whose reference answers parse; raises BadInput naming the row otherwise."""
-    rows = read_rows(source, where, needed=("question", "answer"))
-    for number, row in enumerate(rows, start=1):
+    questions = []
+    for number, row in enumerate(stream_rows(source, where, needed=("question", "answer")), start=1):
         try:
             reference_answer(row["answer"])
         except ValueError as error:
             raise refuse(
                 f"{source.path or source.hub}:{number}", f"reference answer does not parse ({error})"
             ) from None
-    return [Question(r["question"], r["answer"]) for r in rows]
+        questions.append(Question(row["question"], row["answer"]))
+    return questions

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def _to(tensor: Tensor, device: str) -> Tensor:
 def train(
     model: Any,
     job: Job,
-    examples: list[Example],
+    examples: Sequence[Example],
     pad: int,
     folder: Path,
     say: Callable[[str], None],

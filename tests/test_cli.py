@@ -132,7 +132,7 @@ FILES = [
     ("test", b'{"question": "1+1?"}\n', r".*:1: column 'answer' is missing .* The row has question; map .*"),
     ("test", b'{"question": "a", "answer": "#### ?"}\n', r".*:1: reference answer does not parse \(.*\)\."),
     ("questions", b'{"question": "a", "answer": "#### 1, 2"}\n', r".*:1: reference answer does not parse \(.*\)\."),
-    ("questions", b'[{"question": "a"}, \n', r".*:1: not JSON \(.*\), got .*; expected .*\."),
+    ("questions", b'[{"question": "a", "answer": "#### 1"}, \n', r".*:2: not JSON \(.*\), got .*; expected .*\."),
 ]  # fmt: skip
 
 
