@@ -154,4 +154,5 @@ def register() -> None:
     """Makes schema and resolvers known to Hydra; call before `hydra.main` runs. Idempotent."""
     ConfigStore.instance().store(name="schema", node=Schema)
     OmegaConf.register_new_resolver("default_benchmark", lambda: "gsm8k" if cuda_present() else "tiny", replace=True)
+    OmegaConf.register_new_resolver("gpus_present", lambda: int(cuda_present()), replace=True)
     OmegaConf.register_new_resolver("default_of", default_of, replace=True)
