@@ -58,10 +58,9 @@ def load_model(job: Job) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
-    spec = job.model
+    spec = _unpacked(job.model, job.cache_dir / "dequantized")
     if job.quantization != "none":
         options |= {"quantization_config": quantization_config(job), "device_map": {"": job.device}}
-        spec = _unpacked(spec, job.cache_dir / "dequantized")
     model = _from_pretrained(AutoModelForCausalLM, spec, options)
     if job.quantization == "none":
         model = model.to(job.device)
@@ -101,7 +100,10 @@ def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any
 
 
 def _unpacked(spec: ModelSpec, cache: Path) -> ModelSpec:
-    """The same model as a Hugging Face folder below `cache`: transformers quantizes nothing that comes from GGUF."""
+    """A GGUF model as a Hugging Face folder below `cache`, with the same values; other models as they are.
+
+    transformers quantizes nothing that comes from GGUF, and unpacking takes several times as long as loading.
+    """
     folder = local_folder(spec)
     if spec.gguf_file is None or folder is None:
         return spec
