@@ -119,9 +119,8 @@ def same_words(words: list[str], folder: Path) -> None:
     job = _job(words)
     questions = hold_out(read_questions(job.question_source, "data.questions"), job.valid_size)[0][: job.eval_limit]
     kept = [p for p in evaluation.read_predictions(folder / "predictions.jsonl") if p.split == "valid"]
-    others = kept[
-        : (len(kept) - 1) // (evaluation.CHUNK * job.eval_batch_size) * evaluation.CHUNK * job.eval_batch_size
-    ]
+    size = evaluation.CHUNK * job.eval_batch_size
+    others = kept[: (len(kept) - 1) // size * size]
     tokenizer, model = load_tokenizer(job.model), load_model(job)
     with ad.load(model, folder / "adapter.safetensors"), tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "predictions.jsonl"

@@ -87,10 +87,9 @@ def load_model(job: Job) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
-    spec = job.model
+    spec = _unpacked(job.model, job.cache_dir / "dequantized")
     if job.quantization != "none":
         options |= {"quantization_config": quantization_config(job), "device_map": {"": job.device}}
-        spec = _unpacked(spec, job.cache_dir / "dequantized")
     if spec.gguf_file is None:
         options["use_safetensors"] = True
     model = _from_pretrained(AutoModelForCausalLM, spec, options)
@@ -151,7 +150,10 @@ def _hub_folder(spec: ModelSpec) -> Path:
 
 
 def _unpacked(spec: ModelSpec, cache: Path) -> ModelSpec:
-    """The same model as a Hugging Face folder below `cache`: transformers quantizes nothing that comes from GGUF."""
+    """A GGUF model as a Hugging Face folder below `cache`, with the same values; other models as they are.
+
+    transformers quantizes nothing that comes from GGUF, and unpacking takes several times as long as loading.
+    """
     if spec.gguf_file is None:
         return spec
     folder = local_folder(spec) or _hub_folder(spec)

@@ -65,7 +65,7 @@ def test_memory_refuses_what_cannot_be(words: list[str], message: str) -> None:
 
 
 # -- GGUF --------------------------------------------------------------------------------------------------------------
-def test_a_gguf_base_is_quantized_by_way_of_a_dense_folder(tmp_path: Path, monkeypatch: Any, small_job: Any) -> None:
+def test_a_gguf_base_is_unpacked_once_and_quantizes(tmp_path: Path, monkeypatch: Any, small_job: Any) -> None:
     """transformers quantizes nothing that comes from GGUF; a stand-in for its reader gives the dense model."""
     import dataclasses
 
@@ -80,13 +80,13 @@ def test_a_gguf_base_is_quantized_by_way_of_a_dense_folder(tmp_path: Path, monke
         return make_model(256) if spec.gguf_file else real(kind, spec, options)
 
     monkeypatch.setattr(models, "_from_pretrained", reader)
-    job = small_job("quantization=4bit")
+    job = small_job()
     spec = dataclasses.replace(job.model, id=str(tmp_path / "m"), gguf_file="x.gguf", revision=None)
-    for _ in range(2):
-        model = models.load_model(dataclasses.replace(job, model=spec))
-        assert type(model.model.layers[0].self_attn.q_proj).__name__ == "Linear4bit"
+    for quantization, kind in (("4bit", "Linear4bit"), ("none", "Linear"), ("8bit", "Linear8bitLt")):
+        model = models.load_model(dataclasses.replace(job, model=spec, quantization=quantization))
+        assert type(model.model.layers[0].self_attn.q_proj).__name__ == kind
         assert torch.equal(model.model.embed_tokens.weight, make_model(256).model.embed_tokens.weight)
-    assert asked == ["x.gguf", None, None]  # unpacked once
+    assert asked == ["x.gguf", None, None, None]
 
 
 # -- the smoke run -----------------------------------------------------------------------------------------------------
