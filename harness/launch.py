@@ -46,7 +46,7 @@ def launch(cfg: DictConfig) -> float | None:
 
 def quiet() -> None:
     """Libraries report what a user of this program cannot act on."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at forks; harness/tokens.py: all_cores
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import huggingface_hub
     import transformers
