@@ -24,7 +24,10 @@ def pinned_texts(source: str) -> list[str]:
     path = ROOT / source
     if not path.is_file():
         raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")
-    return [p.strip() for p in path.read_text(encoding="utf-8").split("\n\n") if p.strip()]
+    paragraphs = [p.strip() for p in path.read_text(encoding="utf-8").split("\n\n") if p.strip()]
+    if not paragraphs:
+        raise refuse("benchmark.forgetting_text", "no text in this file", got=source, expected="paragraphs of text")
+    return paragraphs
 
 
 def texts_sha256(texts: list[str]) -> str:
