@@ -87,7 +87,7 @@ def _job(file: Path, folder: Path, args: Arguments, cache: str) -> Any:
     register()
     place = Path(args.tokenizer)
     questions = folder / "questions.jsonl"
-    words = ["benchmark=gsm8k", "data=files", "variant=lora", "model=hub", "model.revision=null", f"cache_dir={cache}"]
+    words = ["benchmark=gsm8k", "data=files", "model=hub", "model.revision=null", f"cache_dir={cache}"]
     words += [f"data.train.path={file}", f"data.questions.path={questions}", f"data.test.path={questions}"]
     words += [f"threads={args.threads}"] if args.threads is not None else []
     gguf = place.suffix == ".gguf"

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.bad_input import refuse
 from harness.job import Job
-from harness.sources import Row, checked_rows, raw_rows
+from harness.sources import Row, stream_rows
 from harness.token_cache import Counts, Examples, Writer, cached, key_of
 from harness.tokens import all_cores, tokenize
 
@@ -50,26 +50,23 @@ def training_set(job: Job, tokenizer: Any, held_out: set[str]) -> tuple[Examples
     from harness.identity import source_identity  # imports this module
 
     source, where = job.train_source, "data.train"
-    raw, identity = None, source_identity(source, job.cache_dir, where)
-    if source.path is None and not re.search(r"@[0-9a-f]{40}\b", identity):  # a branch, which may have moved
-        raw = raw_rows(source, where)
-        fingerprint = getattr(raw, "_fingerprint", None)  # of a datasets.Dataset, by its files' contents
-        identity = f"{identity} {fingerprint}" if fingerprint else ""
+    identity = source_identity(source, job.cache_dir, where)  # contents, or the commit that a branch is at now
     decides = {"rows": identity, "held_out": sorted(held_out), "prompt": job.prompt, "max_length": job.max_length}
-    key = key_of(tokenizer, **decides) if identity else None
+    key = key_of(tokenizer, **decides)
 
     def build(writer: Writer) -> Counts:
-        rows = checked_rows(raw_rows(source, where) if raw is None else raw, source, where, ("query", "response"))
+        rows = stream_rows(source, where, needed=("query", "response"))
         counts = fill(writer, rows, held_out, job, tokenizer)
-        if raw is None and source_identity(source, job.cache_dir, where) != identity:
-            raise refuse(where, "changed while it was read", got=source.path, remedy="Run the same command again.")
+        if source_identity(source, job.cache_dir, where) != identity:
+            place = source.path or source.hub
+            raise refuse(where, "changed while it was read", got=place, remedy="Run the same command again.")
         return counts
 
     def make() -> tuple[Examples, Counts]:
         with all_cores(job.threads):
             return cached(job.cache_dir / "tokens", key, build)
 
-    return make() if key is None else keep(key, make)
+    return keep(key, make)
 
 
 def fill(writer: Writer, rows: Iterable[Row], held_out: set[str], job: Job, tokenizer: Any) -> Counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,24 +30,15 @@ def read_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> list[Ro
 
 
 def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Iterator[Row]:
-    """Rows with our column names, read as they are asked for; all in file order.
+    """Rows with our column names, in file order, read as they are asked for.
 
     Raises BadInput, naming file and row, for anything but non-empty strings in the `needed` columns.
     """
-    return checked_rows(raw_rows(source, where), source, where, needed)
-
-
-def raw_rows(source: Source, where: str) -> Iterable[Any]:
-    """What the source holds, unchecked: a generator over a local file, or whatever the hub's reader returns."""
     if source.path is None and source.hub is None:
         raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
-    return _read_local(source.path, where) if source.path is not None else _read_hub(source, where)
-
-
-def checked_rows(raw: Iterable[Any], source: Source, where: str, needed: tuple[str, ...]) -> Iterator[Row]:
-    """`raw` with our column names, as `stream_rows`."""
     if unmapped := [name for name in needed if name not in source.columns]:
         raise refuse(f"{where}.columns", f"no column is given for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
+    raw = _read_local(source.path, where) if source.path is not None else _read_hub(source, where)
     place, number = source.path or source.hub, 0
     for number, row in enumerate(raw, start=1):
         yield _checked_row(row, f"{place}:{number}", source.columns, needed)

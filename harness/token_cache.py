@@ -102,20 +102,13 @@ class Writer:
         (self.folder / "meta.json").write_text(json.dumps(meta | {"check": _check(meta)}))
 
 
-def cached(folder: Path, key: str | None, build: Callable[[Writer], Counts]) -> tuple[Examples, Counts]:
-    """What `folder`/`key` holds, or what `build` writes there first: once, whoever asks at the same time.
-
-    key None: nothing tells whether rows are still the same, so they are read again and nothing is kept.
-    """
-    place = folder / (key or uuid.uuid4().hex)
-    found = _read(place)
+def cached(folder: Path, key: str, build: Callable[[Writer], Counts]) -> tuple[Examples, Counts]:
+    """What `folder`/`key` holds, or what `build` writes there first: once, whoever asks at the same time."""
+    found = _read(folder / key)
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{place.name}.lock"):  # a killed process lets go of it
-            found = _read(place) or _made(place, build)  # another process may have made it meanwhile
-    if key is None:
-        shutil.rmtree(place, ignore_errors=True)  # what is mapped stays readable
-        (folder / f"{place.name}.lock").unlink(missing_ok=True)
+        with FileLock(folder / f"{key}.lock"):  # a killed process lets go of it
+            found = _read(folder / key) or _made(folder / key, build)  # another may have made it meanwhile
     return found
 
 

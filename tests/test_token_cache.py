@@ -128,27 +128,20 @@ def test_two_processes_and_a_kill(overrides: list[str], tmp_path: Path) -> None:
     assert kept == left.with_suffix("")
 
 
-def test_hub_data_is_the_same_only_by_commit_or_fingerprint(
+def test_hub_data_is_the_same_only_at_the_same_commit(
     small_job: Any, made: Any, tokenizer: Any, monkeypatch: Any
 ) -> None:
-    """A branch may have moved since: then the data set's fingerprint decides, and without one nothing is kept."""
-
-    class DataSet(list[dict[str, str]]):
-        _fingerprint: str | None = None
-
-    given = DataSet(training_rows(30))
-    monkeypatch.setattr("harness.sources._read_hub", lambda source, where: given)
+    """A branch that has moved since is read and tokenised again; one that moves meanwhile is refused."""
+    commits = iter(["a" * 40] * 3 + ["b" * 40] * 2 + ["a" * 40] + ["c" * 40, "d" * 40])
+    monkeypatch.setattr("harness.hub.commit_of", lambda *a: next(commits))
+    monkeypatch.setattr("harness.sources._read_hub", lambda source, where: training_rows(30))
     job = small_job()
     hub = dataclasses.replace(job.train_source, path=None, hub="some/set", revision="main")
     branch = dataclasses.replace(job, train_source=hub)
-    commit = dataclasses.replace(job, train_source=dataclasses.replace(hub, revision="0123456789" * 4))
-    assert [made(branch, tokenizer)[1] for _ in range(2)] == [1, 1]
-    assert list((job.cache_dir / "tokens").iterdir()) == []
-    given._fingerprint = "a"
-    assert [made(branch, tokenizer)[1] for _ in range(2)] == [1, 0]
-    given._fingerprint = "b"
-    assert made(branch, tokenizer)[1] == 1
-    assert [made(commit, tokenizer)[1] for _ in range(2)] == [1, 0]
+    # Asked before and after tokenising: a a, a, b b, a, c d.
+    assert [made(branch, tokenizer)[1] for _ in range(4)] == [1, 0, 1, 0]
+    with pytest.raises(SystemExit, match=r"^data.train: changed while it was read, got 'some/set'\. "):
+        made(branch, tokenizer)
 
 
 def test_a_file_that_changes_meanwhile_is_refused(small_job: Any, tokenizer: Any, tmp_path: Path) -> None:
