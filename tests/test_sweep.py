@@ -87,6 +87,7 @@ def test_every_experiment_runs_for_one_step(overrides: list[str], small_job: Any
         run(small_job("steps=1", "eval.limit=2", f"lr={lr}"))
     given = [w for w in overrides if not w.startswith("lr=")]
     words = [*given[:1], f"experiment={name}", *given[1:], "model.gguf_file=null"]
+    words += [f"data.train.columns.{c}={c}" for c in ("query", "response", "original_question")]
     cfg = next(iter(compositions(with_words(words, "steps=1", "eval.limit=2"), multirun=True)))
     record = run(job_from(cfg), in_sweep=True)
     assert (record["status"], record["steps"]) == ("done", 1)
