@@ -12,10 +12,10 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     from harness.launch import launch  # torch and transformers: not for --help
 
-    launch(cfg)
+    return launch(cfg)
 
 
 if __name__ == "__main__":
