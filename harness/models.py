@@ -177,12 +177,12 @@ def gradient_checkpointing(model: Any, *, enabled: bool) -> Iterator[None]:
     """Recomputes each block in the backward pass: a third more time, activations of one block at a time."""
     if enabled:
         # Not reentrant: the reentrant kind drops the adapters' gradients when the embeddings are frozen.
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
         yield
     finally:
         if enabled:
-            model.activation_checkpointing_disable()
+            model.gradient_checkpointing_disable()
 
 
 def synchronize(device: str | torch.device) -> None:

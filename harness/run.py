@@ -41,40 +41,27 @@ def run(job: Job, *, in_sweep: bool = False) -> dict[str, Any]:
         job = with_tuned_lr(job)
     runs.check_writable(job.runs_dir, "runs_dir")
     runs.check_writable(job.cache_dir, "cache_dir")
-    finished = _finished(job, brief=in_sweep)
-    if finished is not None:
-        return finished
-    with runs.lock(job, runs.make_id(job)):
-        finished = _finished(job, brief=in_sweep)  # by another process while this one waited
-        if finished is not None:
-            return finished
-        made = runs.plan(job)
-        print(f"{made.id}: {made.action} on {job.device}", flush=True)
-        record = _identity(job, made)
-        try:
-            return _execute(job, made, record)
-        except KeyboardInterrupt as error:
-            if not isinstance(error, Interrupted):
-                print(f"{made.id}: interrupted before training began", file=sys.stderr, flush=True)
-            raise
-        except BaseException as error:
-            _loaded.clear()  # what failed may have left the model in any state, or no memory for the next job
-            begun = "status" in record
-            if in_sweep and not begun:
-                runs.begin(made, OmegaConf.to_yaml(job.composed))
-            if in_sweep or begun:
-                runs.finish(made, record | {"status": "failed", "error": _place(error)})
-            raise
+    made = _planned(job)
+    if made.action != "skip":
+        with runs.lock(job, made.id):
+            made = _planned(job)  # another process may have finished it while this one waited
+            if made.action != "skip":
+                return _recorded(job, made, in_sweep=in_sweep)
+    return _skipped(job, made, brief=in_sweep)
 
 
-def _finished(job: Job, *, brief: bool) -> dict[str, Any] | None:
-    """The record of a finished run. Raises BadInput when it is finished, but is not the same any more."""
+def _planned(job: Job) -> runs.Plan:
+    """What is to be done. Raises BadInput when the run is finished, but is not the same any more."""
     made = runs.plan(job)
     if made.action == "refuse":
         what = f"finished already, but not with the same {made.reason}"
         raise refuse(made.id, what, remedy="force=true replaces it and keeps the old record.")
-    if made.action != "skip" or made.record is None:
-        return None
+    return made
+
+
+def _skipped(job: Job, made: runs.Plan, *, brief: bool) -> dict[str, Any]:
+    """The record of a finished run, and what is asked for now but not in it."""
+    assert made.record is not None
     print(f"{made.id}: finished already, skipped (force=true runs it again)", flush=True)
     shown = [] if brief else summary_lines(made.record, made.folder)
     if lines := shown + lacking(job, made.record):
@@ -82,10 +69,26 @@ def _finished(job: Job, *, brief: bool) -> dict[str, Any] | None:
     return made.record
 
 
-def _execute(job: Job, made: runs.Plan, record: dict[str, Any]) -> dict[str, Any]:
-    this = Run(job, made, record, *_load(job))
-    with this.attach():
-        return this.execute()
+def _recorded(job: Job, made: runs.Plan, *, in_sweep: bool) -> dict[str, Any]:
+    """Does the run under its lock; what fails is recorded and raised again."""
+    print(f"{made.id}: {made.action} on {job.device}", flush=True)
+    record = _identity(job, made)
+    try:
+        this = Run(job, made, record, *_load(job))
+        with this.attach():
+            return this.execute()
+    except KeyboardInterrupt as error:
+        if not isinstance(error, Interrupted):
+            print(f"{made.id}: interrupted before training began", file=sys.stderr, flush=True)
+        raise
+    except BaseException as error:
+        _loaded.clear()  # what failed may have left the model in any state, or no memory for the next job
+        begun = "status" in record
+        if in_sweep and not begun:
+            runs.begin(made, OmegaConf.to_yaml(job.composed))
+        if in_sweep or begun:
+            runs.finish(made, record | {"status": "failed", "error": _place(error)})
+        raise
 
 
 _loaded: dict[str, tuple[Any, Any]] = {}

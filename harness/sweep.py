@@ -31,10 +31,10 @@ class Sweep:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        left = self.unfinished()
-        total = len({name for name, _ in map(self.outcome, self.jobs)})
+        outcomes = dict(map(self.outcome, self.jobs))  # run id → why it is not finished
+        left = {name: why for name, why in outcomes.items() if why}
         out = sys.stderr if left else sys.stdout
-        print(f"sweep: {total - len(left)} of {total} runs are finished", file=out)
+        print(f"sweep: {len(outcomes) - len(left)} of {len(outcomes)} runs are finished", file=out)
         for name, why in left.items():
             print(f"  {name}: {why}", file=out)
         if left:
@@ -43,10 +43,6 @@ class Sweep:
             raise SystemExit(130) from None
         if left and not (isinstance(error, SystemExit) and error.code):
             raise SystemExit(1) from None
-
-    def unfinished(self) -> dict[str, str]:
-        """Run id → why it is not finished, for the jobs that are not."""
-        return {name: why for name, why in map(self.outcome, self.jobs) if why}
 
     def outcome(self, job: Job) -> tuple[str, str]:
         """Run id, and why it is not finished; "" where it is."""

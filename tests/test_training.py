@@ -306,10 +306,10 @@ def test_gradient_checkpointing_trains_to_the_same_numbers(model: Any, small_job
         job, folder = small_job("steps=3"), tmp_path / str(enabled)
         folder.mkdir()
         with ad.attach(model, job.adapter, seed=0), gradient_checkpointing(model, enabled=enabled):
-            assert model.is_activation_checkpointing is enabled
+            assert model.is_gradient_checkpointing is enabled
             examples = load_data(job, make_tokenizer()).train
             losses[enabled] = train(model, job, examples, 1, folder, lambda _: None, lambda: None).losses
-    assert not model.is_activation_checkpointing
+    assert not model.is_gradient_checkpointing
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert losses[True][-1] != losses[True][0]
 
