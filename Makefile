@@ -64,7 +64,7 @@ gsm8k-gpu: setup smollm2 ## all that wants a CUDA device; the same command goes 
 	$(BIN)/python -m harness.gsm8k_gpu size=$(or $(SIZE),full) gsm8k=$(GSM8K) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(filter reduced,$(SIZE)),out=.cache/gsm8k_gpu/records runs_dir=.cache/gsm8k_gpu/runs)
 	$(BIN)/python -m harness.gsm8k_report
 
-drill: setup ## the long drills: kills, damaged files, a cluster losing a worker (half an hour); writes docs/reliability.md
+drill: setup ## the long drills: kills, damaged files, launchers losing a process (half an hour); writes docs/reliability.md
 	$(BIN)/python -m harness.drill
 
 clean: ## remove caches and the virtual environment; runs/ stays

@@ -6,6 +6,7 @@ import copy
 import difflib
 import itertools
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,7 +24,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema import CONF, Schema
+from harness.schema import CONF, ROOT, Schema
 
 TYPES = {
     "Integer": "an integer",
@@ -65,6 +66,8 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     if jobs and jobs[0].dry_run:
         dry_run(jobs)
         raise SystemExit(0)
+    # Processes that launchers start must find the repository, wherever the command was typed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return Sweep(jobs) if args.multirun and jobs else nullcontext()
 
 

@@ -46,6 +46,14 @@ DRILLS = [
         pytest("tests/test_checkpoint.py", "-k", "mutated_files"),
         {"FUZZ_FILES": "10000"},
     ),
+    Drill(
+        "launchers",
+        "A sweep with a failing job, and one that loses a process to SIGKILL, under each of the basic, joblib, "
+        "submitit_local and Ray launchers: the failure is recorded and named, the exit code is 1, submitit_local and "
+        "Ray finish the other jobs, and the same command does what is missing.",
+        pytest("tests/test_launchers.py"),
+        {"ALL_LAUNCHERS": "1"},
+    ),
 ]
 
 

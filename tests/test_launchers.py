@@ -1,0 +1,117 @@
+"""Every launcher for real: a sweep with a failing job, and a sweep that loses the process of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from test_sweep import BROKEN, records, with_words
+
+from harness.schema import ROOT
+
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib"],
+    "submitit_local": ["hydra/launcher=submitit_local"],
+    "ray": ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"],
+}
+# `make drill` runs them all; the one here crosses process borders and is the quickest of those that do.
+TRIED = list(LAUNCHERS) if os.environ.get("ALL_LAUNCHERS") else ["joblib"]
+PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
+
+
+@pytest.fixture(params=TRIED)
+def launcher(request: Any) -> str:
+    if request.param in PLUGINS and importlib.util.find_spec(PLUGINS[request.param]) is None:
+        pytest.skip(f"{PLUGINS[request.param]} is not installed: pip install '.[sweeps]'")
+    return str(request.param)
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Typed in a folder that is not the repository, which started processes must find."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+    )
+
+
+def train(words: list[str], folder: Path) -> tuple[int, str, str]:
+    process = start(words, folder)
+    out, errors = process.communicate(timeout=240)
+    return process.returncode, out, errors
+
+
+def test_the_others_finish_and_the_failing_job_is_named(overrides: list[str], tmp_path: Path, launcher: str) -> None:
+    """Class and traceback in its record, exit code 1; the same command again does only what is missing."""
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(BROKEN)
+    good = next(w for w in overrides if w.startswith("data.test.path=")).split("=", 1)[1]
+    words = with_words(overrides, f"data.test.path={broken},{good}", "variant=lora,none", "eval.limit=2")
+    words += LAUNCHERS[launcher]
+    code, _, errors = train(words, tmp_path)
+    assert code == 1, errors
+    found = records(tmp_path / "runs")
+    assert sorted(r["status"] for r in found.values()) == ["done", "done", "failed", "failed"]
+    assert "sweep: 2 of 4 runs are finished" in errors
+    for name, record in found.items():
+        if record["status"] == "failed":
+            assert record["error"]["class"] == "BadInput"
+            assert "sources.py" in record["error"]["traceback"]
+            assert f"{name}: failed, BadInput: {broken}:2: not JSON" in errors
+    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}
+    code, _, errors = train(words, tmp_path)
+    assert code == 1, errors
+    again = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/result.json")}
+    changed = {json.loads(p.read_text())["status"] for p in finished if again[p] != finished[p]}
+    assert changed == {"failed"}
+
+
+def process_of(folder: Path) -> psutil.Process | None:
+    """The process that holds a file below the folder open: its lock, for as long as a run is at work."""
+    for process in psutil.process_iter():
+        try:
+            if any(f.path.startswith(str(folder)) for f in process.open_files()):
+                return process
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return None
+
+
+def test_a_killed_worker_costs_nothing_but_time(overrides: list[str], tmp_path: Path, launcher: str) -> None:
+    """SIGKILL to one job in mid-training: submitit and Ray finish the others; in the end all are done."""
+    words = [*with_words(overrides, "seed=0,1,2", "steps=150", "train.checkpoint_every=20"), *LAUNCHERS[launcher]]
+    sweep, killed = start(words, tmp_path), None
+    deadline = time.monotonic() + 120
+    while killed is None and sweep.poll() is None and time.monotonic() < deadline:
+        if list((tmp_path / "runs").glob("*/metrics.jsonl")):
+            killed = process_of(tmp_path / "runs" / ".locks")
+        time.sleep(0.05)
+    assert killed is not None
+    killed.send_signal(signal.SIGKILL)
+    _, errors = sweep.communicate(timeout=240)
+    done = [r for r in records(tmp_path / "runs").values() if r["status"] == "done"]
+    if launcher == "ray":  # it starts the job again
+        assert (sweep.returncode, len(done)) == (0, 3), errors
+    else:
+        assert sweep.returncode != 0
+        assert len(done) == 2 if launcher == "submitit_local" else len(done) < 3
+    if launcher not in ("ray", "basic"):  # in the basic launcher it is the sweep itself that died
+        assert re.search(r"sweep: \d of 3 runs are finished", errors)
+    code, _, errors = train(words, tmp_path)
+    assert code == 0, errors
+    assert sorted(r["seed"] for r in records(tmp_path / "runs").values() if r["status"] == "done") == [0, 1, 2]
+    assert not (tmp_path / "runs" / ".replaced").exists()
