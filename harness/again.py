@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import evaluation, identity, platinum, repeat, runs
+from harness import evaluation, identity, lease, platinum, repeat, runs
 from harness.bad_input import integer, refuse
 from harness.data import hold_out
 from harness.evaluation import Prediction
@@ -143,6 +143,8 @@ def _adapted(folder: Path, job: Job) -> Iterator[tuple[Any, Any]]:
         raise refuse(folder.name, "no saved adapter", got=str(path), remedy=remedy)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
+    if not job.share_gpu:
+        lease.one_gpu(job.device)
     tokenizer, model = load_tokenizer(job.model), load_model(job)
     with ad.load(model, path, cache_dir=job.cache_dir / "bases"):
         yield tokenizer, model

@@ -66,6 +66,10 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     if jobs and jobs[0].dry_run:
         dry_run(jobs)
         raise SystemExit(0)
+    if args.multirun:
+        from harness.launchers import check_launcher
+
+        check_launcher(args.overrides, jobs)
     # Processes that launchers start must find the repository, wherever the command was typed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return Sweep(jobs) if args.multirun and jobs else nullcontext()

@@ -97,6 +97,7 @@ class Job:
     platinum: Source  # corrected references for test questions; scored beside them where given
     tracking: Tracking
     device: str
+    share_gpu: bool
     threads: int | None
     runs_dir: Path
     cache_dir: Path
@@ -255,6 +256,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
         "platinum": Source(**c["data"]["platinum"]),
         "tracking": checked(Tracking(**c["tracking"])),
         "device": usable_device(c["device"]),
+        "share_gpu": c["share_gpu"],
         "threads": integer("threads", c["threads"], lo=1, optional=True),
         "runs_dir": under_root(c["runs_dir"]),
         "cache_dir": under_root(c["cache_dir"]),
@@ -290,4 +292,6 @@ def usable_device(name: str) -> str:
         raise refuse("device", "unknown device", got=name, expected="auto, cpu, cuda or cuda:<n>")
     if kind == "cuda" and not torch.cuda.is_available():
         raise refuse("device", "torch sees no CUDA device", got=name, remedy="Use device=cpu.")
+    if index and int(index) >= torch.cuda.device_count():
+        raise refuse("device", "no such GPU", got=name, expected=f"cuda:<n> with n < {torch.cuda.device_count()}")
     return name

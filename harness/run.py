@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, identity, platinum, repeat, runs, tracking
+from harness import cost, evaluation, identity, lease, platinum, repeat, runs, tracking
 from harness.again import lacking
 from harness.bad_input import refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
@@ -72,6 +72,8 @@ def _skipped(job: Job, made: runs.Plan, *, brief: bool) -> dict[str, Any]:
 def _recorded(job: Job, made: runs.Plan, *, in_sweep: bool) -> dict[str, Any]:
     """Does the run under its lock; what fails is recorded and raised again."""
     print(f"{made.id}: {made.action} on {job.device}", flush=True)
+    if not job.share_gpu:
+        lease.one_gpu(job.device)
     record = _identity(job, made)
     try:
         this = Run(job, made, record, *_load(job))

@@ -122,6 +122,7 @@ class Schema:
     eval: EvalSchema = field(default_factory=EvalSchema)
     device: str = "auto"
     threads: int | None = None
+    share_gpu: bool = False
     runs_dir: str = "runs"
     cache_dir: str = ".cache"
     force: bool = False
@@ -133,14 +134,14 @@ def under_root(path: str) -> Path:
     return Path(path) if Path(path).is_absolute() else ROOT / path
 
 
-def cuda_present() -> bool:
-    """Whether the driver reports a CUDA device; asks it directly, since importing torch takes seconds."""
+def gpu_count() -> int:
+    """CUDA devices that the driver reports; asks it directly, since importing torch takes seconds."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int(0)
-    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def default_of(group: str, benchmark: str) -> str:
@@ -156,6 +157,8 @@ def register() -> None:
     # conf/hydra/launcher/ has the plugins' own names on purpose: being checked against their schemas is welcome.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     ConfigStore.instance().store(name="schema", node=Schema)
-    OmegaConf.register_new_resolver("default_benchmark", lambda: "gsm8k" if cuda_present() else "tiny", replace=True)
-    OmegaConf.register_new_resolver("gpus_present", lambda: int(cuda_present()), replace=True)
+    OmegaConf.register_new_resolver("default_benchmark", lambda: "gsm8k" if gpu_count() else "tiny", replace=True)
+    OmegaConf.register_new_resolver("gpu_count", gpu_count, replace=True)
+    OmegaConf.register_new_resolver("gpu_per_job", lambda: min(1, gpu_count()), replace=True)
+    OmegaConf.register_new_resolver("processes", lambda: gpu_count() or 2, replace=True)
     OmegaConf.register_new_resolver("default_of", default_of, replace=True)
