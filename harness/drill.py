@@ -54,6 +54,13 @@ DRILLS = [
         pytest("tests/test_launchers.py"),
         {"ALL_LAUNCHERS": "1"},
     ),
+    Drill(
+        "ray-cluster",
+        "A sweep of 8 jobs on a Ray cluster of two nodes (on one host) that loses a worker and then a whole node to "
+        "SIGKILL ends by itself with every job done and exit code 0, with the bits of a sweep that lost nothing.",
+        pytest("tests/test_ray_cluster.py"),
+        {"RAY_CLUSTER": "1"},
+    ),
 ]
 
 
