@@ -22,7 +22,7 @@ run: setup ## train antipasto_dplr on the tiny benchmark and print its accuracy 
 	$(BIN)/python train.py benchmark=tiny variant=antipasto_dplr lora_rank=8
 
 test: setup ## run the tests, one process to a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

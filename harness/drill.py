@@ -61,6 +61,14 @@ DRILLS = [
         pytest("tests/test_ray_cluster.py"),
         {"RAY_CLUSTER": "1"},
     ),
+    Drill(
+        "slurm",
+        "The SLURM launcher on a real SLURM (Debian's packages, one node): a preempted job and one whose time is up go "
+        "on from their checkpoints and the sweep waits for them; a failing job is recorded and named. Skipped where "
+        "SLURM is not installed.",
+        pytest("tests/test_slurm.py"),
+        {"SLURM_DRILL": "1"},
+    ),
 ]
 
 

@@ -19,6 +19,7 @@ def launch(cfg: DictConfig) -> float | None:
     the value is None, and harness/sweep.py reads the records when all is over. An interrupt ends a serial sweep.
     """
     quiet()
+    from harness.bad_input import BadInput
     from harness.job import job_from
     from harness.run import run
 
@@ -30,10 +31,10 @@ def launch(cfg: DictConfig) -> float | None:
     try:
         record = run(job_from(cfg), in_sweep=sweep)
     except KeyboardInterrupt:
-        if sweep and not hydra.launcher._target_.endswith(".BasicLauncher"):
+        if sweep and not hydra.launcher._target_.endswith((".BasicLauncher", ".SlurmLauncher")):
             return None  # the parent process is interrupted by itself, or this one worker alone was
-        raise SystemExit(130) from None
-    except (Exception, SystemExit) as error:
+        raise SystemExit(130) from None  # SLURM starts a preempted job again: it must not have returned a value
+    except (Exception, BadInput) as error:
         if not sweep:
             raise
         if isinstance(error, Exception):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import adapters as ad
 from harness import cost, evaluation, identity, lease, platinum, repeat, runs, tracking
 from harness.again import lacking
-from harness.bad_input import refuse
+from harness.bad_input import BadInput, refuse
 from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
 from harness.health import Health
@@ -89,7 +89,9 @@ def _recorded(job: Job, made: runs.Plan, *, in_sweep: bool) -> dict[str, Any]:
         if in_sweep and not begun:
             runs.begin(made, OmegaConf.to_yaml(job.composed))
         if in_sweep or begun:
-            runs.finish(made, record | {"status": "failed", "error": _place(error)})
+            # Other exits come from a launcher: submitit leaves so when a job's time is up, and starts it again.
+            status = "failed" if isinstance(error, Exception | BadInput) else "interrupted"
+            runs.finish(made, record | {"status": status, "error": _place(error)})
         raise
 
 
