@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run test check lint table table-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep test check lint table table-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu sweep-costs drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,6 +20,9 @@ $(READY): requirements.lock
 
 run: setup ## train antipasto_dplr on the tiny benchmark and print its accuracy (about a minute)
 	$(BIN)/python train.py benchmark=tiny variant=antipasto_dplr lora_rank=8
+
+sweep: setup ## several runs, skipping finished ones: make sweep ARGS="variant=lora,dora seed=0,1"
+	$(BIN)/python train.py -m $(or $(ARGS),experiment=quick variant=lora,antipasto_dplr)
 
 test: setup ## run the tests, one process to a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
@@ -64,7 +67,10 @@ gsm8k-gpu: setup smollm2 ## all that wants a CUDA device; the same command goes 
 	$(BIN)/python -m harness.gsm8k_gpu size=$(or $(SIZE),full) gsm8k=$(GSM8K) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(filter reduced,$(SIZE)),out=.cache/gsm8k_gpu/records runs_dir=.cache/gsm8k_gpu/runs)
 	$(BIN)/python -m harness.gsm8k_report
 
-drill: setup ## the long drills: kills, damaged files, launchers losing a process (half an hour); writes docs/reliability.md
+sweep-costs: setup ## what planning, starting and skipping runs cost, for docs/sweeps.md (a quarter of an hour)
+	$(BIN)/python -m harness.sweep_costs measure=true
+
+drill: setup ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
 	$(BIN)/python -m harness.drill
 
 clean: ## remove caches and the virtual environment; runs/ stays

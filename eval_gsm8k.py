@@ -12,6 +12,7 @@ python eval_gsm8k.py run=<id> repeat=2        answer the test questions in anoth
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 
@@ -44,18 +45,22 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"limit: {modes[0]} takes all questions of the run, got limit={args.limit}. Leave limit out.")
     if args.split != "test" and modes and not args.rescore:
         raise SystemExit(f"split: {modes[0]} is about the test questions, got {args.split!r}. Leave split out.")
-    from harness import again
+    from harness import again, runs
     from harness.launch import quiet
+    from harness.schema import under_root
 
     quiet()
-    if args.rescore:
-        again.rescore(args.run, args.runs_dir, args.split, write=args.write)
-    elif args.platinum:
-        again.score_platinum(args.run, args.runs_dir, args.platinum, write=args.write)
-    elif args.repeat is not None:
-        again.repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
-    else:
-        again.evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
+    folder = under_root(args.runs_dir) / args.run
+    # What is written takes the run's lock, so that of two at once neither loses the other's.
+    with runs.lock(folder.parent, folder.name) if args.write and folder.is_dir() else nullcontext():
+        if args.rescore:
+            again.rescore(args.run, args.runs_dir, args.split, write=args.write)
+        elif args.platinum:
+            again.score_platinum(args.run, args.runs_dir, args.platinum, write=args.write)
+        elif args.repeat is not None:
+            again.repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
+        else:
+            again.evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def run(job: Job, *, in_sweep: bool = False) -> dict[str, Any]:
     runs.check_writable(job.cache_dir, "cache_dir")
     made = _planned(job)
     if made.action != "skip":
-        with runs.lock(job, made.id):
+        with runs.lock(job.runs_dir, made.id):
             made = _planned(job)  # another process may have finished it while this one waited
             if made.action != "skip":
                 return _recorded(job, made, in_sweep=in_sweep)

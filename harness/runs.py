@@ -151,12 +151,12 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def lock(job: Job, run_id: str) -> Iterator[None]:
+def lock(runs_dir: Path, run_id: str) -> Iterator[None]:
     """One process per run id; held from before the folder exists to after the record is written.
 
     The kernel frees it when its holder dies. Nothing is left behind, so that bad input leaves no trace.
     """
-    path = job.runs_dir / ".locks" / f"{run_id}.lock"
+    path = runs_dir / ".locks" / f"{run_id}.lock"
     held = FileLock(path, poll_interval=0.2)
     while not held.is_locked:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def lock(job: Job, run_id: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: whoever waits sees that the file is gone, and makes a new one
         held.release()
-        for folder in (path.parent, job.runs_dir):
+        for folder in (path.parent, runs_dir):
             with suppress(OSError):
                 folder.rmdir()  # if it is empty
 

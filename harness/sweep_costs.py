@@ -31,7 +31,6 @@ QUANTIZATIONS, RATES, SEEDS, WORKERS = ("none", "8bit", "4bit"), 5, 5, (1, 8, 64
 SKIPPED = 50  # runs in the measurement of a skip
 REPEATS = 3
 REFERENCE = ROOT / "reports" / "reference" / "peft_metamathqa_llama-3.2-3b.csv"
-REFERENCE_RUN = "lora--llama-3.2-3B-rank32"
 
 
 @dataclass
@@ -230,9 +229,9 @@ def measurements(m: dict[str, Any]) -> list[list[str]]:
 
 def reference_seconds() -> tuple[float, str]:
     """What others published of one run of the same steps and batches, and who."""
-    table = pd.read_csv(REFERENCE)
-    row = table[table["experiment"] == REFERENCE_RUN].iloc[0]
-    return float(row["train_seconds"]), f"PEFT's method_comparison (`{REFERENCE_RUN}`)"
+    table, name = pd.read_csv(REFERENCE), f"{baseline()}--llama-3.2-3B-rank32"
+    row = table[table["experiment"] == name].iloc[0]
+    return float(row["train_seconds"]), f"PEFT's method_comparison (`{name}`)"
 
 
 def bottleneck(here: list[float], theirs: list[float], m: dict[str, Any]) -> str:

@@ -10,11 +10,11 @@ import netrc
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from adapters._bases import atomic_file
 from harness.bad_input import refuse
 
 if TYPE_CHECKING:
@@ -73,21 +73,25 @@ def start(job: Job, made: Plan, say: Callable[[str], None]) -> NoTracker | Wandb
 
 
 class Wandb:
-    """One wandb run: its id and the last step that it was given lie in `checkpoint/` until the run is finished."""
+    """One wandb run, whose id lies in `checkpoint/` until the run is finished.
+
+    A run that goes on gives the whole curve again, from metrics.jsonl: of a killed process nothing may have arrived.
+    Online, wandb leaves out the steps that it has; offline, the file of each session holds everything up to its end.
+    """
 
     def __init__(self, job: Job, made: Plan, say: Callable[[str], None]) -> None:
-        self.say, self.mark = say, made.folder / "checkpoint" / "tracking.json"
-        # With the time: a run that is done again (force=true, changed code) is another curve, not the old one's end.
-        self.id, self.last = f"{made.science_hash[:8]}-{time.time_ns():x}", 0
-        with suppress(FileNotFoundError):
-            known = json.loads(self.mark.read_text())
-            self.id, self.last = known["id"], known["step"]
+        self.say, self.metrics, self.sent = say, made.folder / "metrics.jsonl", 0
+        mark = made.folder / "checkpoint" / "tracking.json"
+        if not mark.exists():
+            # With the time: a run that is done again (force=true, changed code) is another curve, not the old one.
+            with atomic_file(mark) as temporary:
+                temporary.write_text(json.dumps({"id": f"{made.science_hash[:8]}-{time.time_ns():x}"}))
+        self.id = json.loads(mark.read_text())["id"]
         config = job.composed | {"science": made.science, "run_id": made.id}
         config |= {"science_hash": made.science_hash, "code_hash": made.code_hash}
         self.run: Any = self._guarded(lambda: self._begin(job, made.id, config, job.tracking.mode))
         if self.run is None and job.tracking.mode == "online":
             self.run = self._guarded(lambda: self._begin(job, made.id, config, "offline"))
-        self._remember()
 
     def _begin(self, job: Job, name: str, config: dict[str, Any], mode: Any) -> Any:
         import wandb
@@ -109,16 +113,23 @@ class Wandb:
         return run
 
     def log(self, row: dict[str, Any]) -> None:
-        """Steps that the tracked run has already, from before a kill, are not sent twice."""
-        step = row["step"]
-        if self.run is None or step <= self.last:
+        self._catch_up(row["step"])
+        self._send(row)
+
+    def _catch_up(self, step: int) -> None:
+        """Sends the rows of earlier sessions that come before `step`."""
+        if self.run is None or self.sent >= step - 1 or not self.metrics.exists():
             return
-        self.last = step
-        self._remember()
-        values = {k: v for k, v in row.items() if k != "step"}
-        self._guarded(lambda: self.run.log(values, step=step, commit=True))
+        for line in self.metrics.read_text().splitlines()[self.sent : step - 1]:
+            self._send(json.loads(line))
+
+    def _send(self, row: dict[str, Any]) -> None:
+        if self.run is not None:
+            values, self.sent = {k: v for k, v in row.items() if k != "step"}, row["step"]
+            self._guarded(lambda: self.run.log(values, step=row["step"], commit=True))
 
     def finish(self, record: dict[str, Any], error: BaseException | None) -> None:
+        self._catch_up(record["steps"] + 1)  # where nothing was left to train
         if self.run is None:
             return
         if record["status"] == "running" and error is not None:  # the record of a failure is written further out
@@ -127,11 +138,6 @@ class Wandb:
         code = EXIT_CODES.get(record["status"], 1)
         self._guarded(lambda: self.run.summary.update(result))
         self._guarded(lambda: self.run.finish(exit_code=code))
-
-    def _remember(self) -> None:
-        part = self.mark.with_suffix(".part")
-        part.write_text(json.dumps({"id": self.id, "step": self.last}))
-        part.replace(self.mark)  # whole or old, also after a kill; no fsync at every step
 
     def _guarded(self, call: Callable[[], T]) -> T | None:
         """What `call` returns. An error of wandb's turns tracking off and is said in one line."""

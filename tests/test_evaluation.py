@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import factory
 import pytest
 from conftest import write_jsonl
+from test_sweep import with_words
 
-from harness import again, evaluation, repeat
+import eval_gsm8k
+from harness import again, evaluation, repeat, table
 from harness.evaluation import Prediction
+from harness.report import warnings
 from harness.run import run
+from harness.schema import ROOT
 from harness.sources import Question
 
 
@@ -63,6 +72,113 @@ def test_of_a_chunk_cut_short_nothing_is_kept(model: Any, tokenizer: Any, small_
         file.write_bytes(texts[:size])
         assert predict() == whole
         assert file.read_bytes() == texts
+
+
+def test_an_evaluation_killed_in_each_of_its_phases_ends_the_same(
+    overrides: list[str], small_job: Any, tmp_path: Path
+) -> None:
+    """kill -9 among the validation, test and repeated answers: the same command ends with the same file and record."""
+    more = ["steps=2", "eval.batch_size=1", "eval.max_new_tokens=40", "eval.repeat=2"]
+    whole = run(small_job(*more, f"runs_dir={tmp_path / 'whole'}"))
+    words = with_words(overrides, *more)
+    file = tmp_path / "runs" / whole["run_id"] / "predictions.jsonl"
+    answered = lambda: file.read_bytes().count(b"\n") if file.exists() else 0
+    killed = []
+    for at in (4, 11, 19):  # of 6 + 10 + 10 answers
+        process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and answered() < at:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        killed.append((process.wait(), answered()))
+    assert [code for code, _ in killed] == [-signal.SIGKILL] * 3
+    assert all(at <= count < 26 for at, (_, count) in zip((4, 11, 19), killed, strict=True)), killed
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert file.read_bytes() == (tmp_path / "whole" / whole["run_id"] / "predictions.jsonl").read_bytes()
+    record = json.loads(file.with_name("result.json").read_text())
+    for key in ("valid", "test", "repeat", "forgetting"):
+        assert record[key] == whole[key]
+
+
+def test_a_repetition_asked_for_later_goes_on_where_it_was_stopped(small_job: Any, monkeypatch: Any) -> None:
+    """With write=true its chunks are kept; the record is written at the end only."""
+    record = run(small_job("eval.batch_size=1"))
+    folder, place = small_job().runs_dir, {"runs_dir": str(small_job().runs_dir)}
+    file = folder / record["run_id"] / "predictions.jsonl"
+
+    def stop(text: str) -> None:
+        if text:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(again, "_progress", stop)
+        with pytest.raises(KeyboardInterrupt):
+            eval_gsm8k.main([f"run={record['run_id']}", "repeat=2", "write=true", f"runs_dir={place['runs_dir']}"])
+    assert "repeat" not in json.loads(file.with_name("result.json").read_text())
+    begun = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(p["split"] == "test.2" for p in begun) == evaluation.CHUNK
+    generated: list[int] = []
+    generate = evaluation.generate
+    monkeypatch.setattr(evaluation, "generate", lambda m, p, **kw: (generated.append(len(p)), generate(m, p, **kw))[1])
+    eval_gsm8k.main([f"run={record['run_id']}", "repeat=2", "write=true", f"runs_dir={place['runs_dir']}"])
+    assert sum(generated) == record["test"]["total"] - evaluation.CHUNK
+    assert len(json.loads(file.with_name("result.json").read_text())["repeat"]["turns"]) == 1
+    assert not (folder / ".locks").exists()
+
+
+def test_answers_cut_off_are_warned_of_above_two_percent(small_job: Any, capsys: Any) -> None:
+    """On the terminal, in run.log, with the remedy; 2 % exactly is no reason."""
+    record = run(small_job())
+    line = "100.0 % of test answers were cut off and are wrong; eval.max_new_tokens=24 allows more"
+    assert f"  WARNING     {line}" in capsys.readouterr().out
+    assert f"WARNING {line}" in (small_job().runs_dir / record["run_id"] / "run.log").read_text()
+    shares = {}
+    for cut in (0, 2, 3):
+        test = record["test"] | {"truncated": cut, "total": 100}
+        shares[cut] = warnings(record | {"test": test, "valid": test})
+    assert [len(w) for w in shares.values()] == [0, 0, 2]
+    assert shares[3][0].startswith("3.0 % of test answers were cut off")
+
+
+def test_what_a_finished_run_lacks_is_said_with_the_command_that_adds_it(
+    small_job: Any, data_dir: Path, capsys: Any
+) -> None:
+    """And that command does add it."""
+    record = run(small_job())
+    capsys.readouterr()
+    more = [f"data.platinum.path={data_dir / 'test.jsonl'}", "eval.repeat=2"]
+    assert run(small_job(*more)) == record
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not in the record" in line]
+    assert [line.split()[0] for line in lines] == ["platinum", "repeat"]
+    for line in lines:
+        command = line.split("add it: python ")[1].split()
+        assert command[0] == "eval_gsm8k.py"
+        eval_gsm8k.main(command[1:])
+    capsys.readouterr()
+    again_ = run(small_job(*more))
+    assert "not in the record" not in capsys.readouterr().out
+    assert again_["platinum"]["total"] == record["test"]["total"]
+
+
+def test_platinum_and_the_noise_floor_are_in_the_report() -> None:
+    """A column of its own beside the accuracy, and the largest difference below the table."""
+    plain = [factory.record("lora", s) for s in (0, 1)]
+    assert "Platinum" not in table.markdown(table.rows(plain), {})
+    found = [
+        {**r["test"], "accuracy": a, "total": 250, "not_found": 50} for r, a in zip(plain, (0.5, 0.6), strict=True)
+    ]
+    turn = {"accuracy": 0.5, "correct": 1, "total": 300, "changed": 4, "texts_differ": 9}
+    scored = [
+        r | {"platinum": p, "repeat": {"turns": [turn], "largest_difference": 0.013}}
+        for r, p in zip(plain, found, strict=True)
+    ]
+    text = table.markdown(table.rows([*scored, factory.record("hra", 0)]), {})
+    head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    at = [cell.strip() for cell in head.split("|")].index("Platinum, %")
+    shown = {row.split("|")[1].strip().split("]")[0].lstrip("["): row.split("|")[at].strip() for row in rows}
+    assert shown == {"lora": "55.0", "hra": "–"}
+    assert "Platinum: the same answers to 250 of the questions" in text
+    assert "Answered again in another batch order, accuracy of 1 row(s) differed by at most 1.3 points." in text
 
 
 @pytest.mark.parametrize(

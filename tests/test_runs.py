@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import adapters as ad
-from harness import identity, runs, training
+from harness import identity, job, runs, training
 from harness.bad_input import BadInput
 from harness.cli import compositions
 from harness.evaluation import from_bits, to_bits
@@ -70,6 +70,11 @@ ELSEWHERE: dict[str, list[Any]] = {
     "checkpoint_every": [100, 3],
     "threads": [None, 1, 7],
     "device": ["cpu", "cuda:0"],
+    "share_gpu": [False, True],
+    "gradient_checkpointing": [False, True],
+    "eval_repeat": [1, 2],
+    "platinum": [job.Source("/p", None, None, "test", None, {}), job.Source(None, None, None, "test", None, {})],
+    "tracking": [job.Tracking("none", None, None), job.Tracking("wandb", "offline", "p")],
     "runs_dir": [Path("/a"), Path("/b")],
     "force": [False, True],
     "dry_run": [False, True],
@@ -224,7 +229,7 @@ def test_a_duplicate_waits_and_skips(small_job: Any, tmp_path: Path, capsys: Any
     folder, record = record_of(job)
     folder.rename(tmp_path / "finished elsewhere")
     found: list[Any] = []
-    with runs.lock(job, folder.name):
+    with runs.lock(job.runs_dir, folder.name):
         second = threading.Thread(target=lambda: found.append(run(job)))
         second.start()
         time.sleep(1)

@@ -123,7 +123,9 @@ def test_a_preempted_job_goes_on_and_a_failing_one_is_named(
     broken = tmp_path / "broken.jsonl"
     broken.write_text(BROKEN)
     good = next(w for w in overrides if w.startswith("data.test.path=")).split("=", 1)[1]
-    words = with_words(overrides, f"data.test.path={good},{broken}", "seed=0,1", "steps=2000", "hydra.sweep.dir=jobs")
+    words = with_words(
+        overrides, f"data.test.path={good},{broken}", "seed=0,1", "steps=2000", f"hydra.sweep.dir={tmp_path / 'jobs'}"
+    )
     sweep = start([*words, *LAUNCHER], tmp_path)
     wait(lambda: list((tmp_path / "runs").glob("*/metrics.jsonl")))
     first = slurm("squeue", "--noheader", "--format=%A", "--states=R").split()[-1]
@@ -144,7 +146,9 @@ def test_a_preempted_job_goes_on_and_a_failing_one_is_named(
 
 def test_a_job_whose_time_is_up_goes_on(overrides: list[str], tmp_path: Path, cluster: None) -> None:
     """submitit_slurm's timeout: the job is stopped before its limit, starts again, and the sweep ends well."""
-    words = with_words(overrides, "seed=0", "steps=6000", "train.checkpoint_every=50", "hydra.sweep.dir=jobs")
+    words = with_words(
+        overrides, "seed=0", "steps=6000", "train.checkpoint_every=50", f"hydra.sweep.dir={tmp_path / 'jobs'}"
+    )
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"]
     sweep = start([*words, *LAUNCHER, *limit], tmp_path)
     wait(lambda: soon() and sweep.poll() is not None, 500)
