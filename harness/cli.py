@@ -106,10 +106,10 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
             if swept and not multirun:
                 raise _not_a_sweep(swept[0])
             choices = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [""] for o in parsed]
+            plain = [_sets_a_value(o, loader) for o in parsed]
             composed: dict[tuple[str, ...], DictConfig] = {}
             for values in itertools.product(*choices):
                 lines = [_rebuild(o, v) for o, v in zip(parsed, values, strict=True)]
-                plain = [_sets_a_value(o, loader) for o in parsed]
                 whole = tuple(line for line, value in zip(lines, plain, strict=True) if not value)
                 if whole not in composed:
                     composed[whole] = compose("config", overrides=list(whole))
