@@ -4,6 +4,7 @@ python eval_gsm8k.py run=<id>                 load model and adapter, answer all
 python eval_gsm8k.py run=<id> rescore=true    score the stored predictions again; loads no model
 python eval_gsm8k.py run=<id> platinum=<file> score them by GSM8K-Platinum (a file or hub id); loads no model
 python eval_gsm8k.py run=<id> repeat=2        answer the test questions in another batch order: the noise floor
+    columns=question:query,answer:solution   what platinum's columns are called in its file
     write=true      put the new scores, platinum or repeat into the record
     split=test      test or valid
     limit=50        first n questions only
@@ -21,6 +22,7 @@ class Arguments:
     run: str
     rescore: bool = False
     platinum: str = ""
+    columns: str = ""
     repeat: int | None = None
     write: bool = False
     split: str = "test"
@@ -45,6 +47,8 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"limit: {modes[0]} takes all questions of the run, got limit={args.limit}. Leave limit out.")
     if args.split != "test" and modes and not args.rescore:
         raise SystemExit(f"split: {modes[0]} is about the test questions, got {args.split!r}. Leave split out.")
+    if args.columns and not args.platinum:
+        raise SystemExit(f"columns: nothing to read, got {args.columns!r}. They are those of platinum=<file>.")
     from harness import again, runs
     from harness.launch import quiet
     from harness.schema import under_root
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> None:
         if args.rescore:
             again.rescore(args.run, args.runs_dir, args.split, write=args.write)
         elif args.platinum:
-            again.score_platinum(args.run, args.runs_dir, args.platinum, write=args.write)
+            again.score_platinum(args.run, args.runs_dir, args.platinum, args.columns, write=args.write)
         elif args.repeat is not None:
             again.repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
         else:

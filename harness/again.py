@@ -59,12 +59,15 @@ def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> dict[str,
     return found
 
 
-def score_platinum(run_id: str, runs_dir: str, place: str, *, write: bool) -> dict[str, Any]:
-    """The stored test predictions by GSM8K-Platinum's references. place: a file, or a hub id. Loads no model."""
+def score_platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write: bool) -> dict[str, Any]:
+    """The stored test predictions by GSM8K-Platinum's references. Loads no model.
+
+    place: a file, or a hub id. columns: `ours:theirs`, with commas between; those not named are the run's own.
+    """
     folder, record, job = _open(run_id, runs_dir, "test", device="cpu", limit=None)
     is_hub = place.count("/") == 1 and not Path(place).suffix and not under_root(place).exists()
     path, hub = (None, place) if is_hub else (place, None)
-    source = dataclasses.replace(job.platinum, path=path, hub=hub)
+    source = dataclasses.replace(job.platinum, path=path, hub=hub, columns=job.platinum.columns | _pairs(columns))
     corrected, questions = platinum.read(source), _questions(job, "test")
     answers = _stored(folder, record, "test", questions)
     found = platinum.scored(answers, questions, corrected, source, job.cache_dir)
@@ -101,11 +104,21 @@ def lacking(job: Job, record: dict[str, Any]) -> list[str]:
     if platinum.given(job.platinum):
         source = identity.source_identity(job.platinum, job.cache_dir, platinum.WHERE)
         if record.get("platinum", {}).get("source") != source:
-            place = job.platinum.path or job.platinum.hub
+            place, names = job.platinum.path or job.platinum.hub, job.platinum.columns.items()
+            odd = ",".join(f"{ours}:{theirs}" for ours, theirs in names if ours != theirs)
+            place = f"{place} columns={odd}" if odd else place
             lines.append(f"  platinum    not in the record; add it: {command} platinum={place} write=true{where}")
     if job.eval_repeat > 1 + len(record.get("repeat", {}).get("turns", [])):
         lines.append(f"  repeat      not in the record; add it: {command} repeat={job.eval_repeat} write=true{where}")
     return lines
+
+
+def _pairs(columns: str) -> dict[str, str]:
+    """`question:query,answer:solution` as a mapping from our names to the file's."""
+    pairs = [word.partition(":")[::2] for word in columns.split(",") if word]
+    if any(ours not in ("question", "answer") or not theirs for ours, theirs in pairs):
+        raise refuse("columns", "unknown column", got=columns, expected="question:<name>,answer:<name>")
+    return dict(pairs)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -278,6 +278,7 @@ def test_programs_end_with_one_line_and_a_code(words: list[str], tmp_path: Path)
             r"limit: wrong type, got 'many'; expected an integer\. .*",
         ),
         (eval_gsm8k.main, ["run=x", "limit={x"], r"limit: wrong type, got '\{x'; expected an integer\. See --help\."),
+        (eval_gsm8k.main, ["run=x", "columns=a:b"], r"columns: nothing to read, got 'a:b'\. They are those of .*\."),
         (eval_gsm8k.main, ["run={x"], r"run: no finished run of this id in runs, got '\{x'\. .*"),
         (cost_report.main, ["check=maybe"], r"check: wrong type, got 'maybe'; expected true or false\. See --help\."),
         (

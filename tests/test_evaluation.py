@@ -141,12 +141,14 @@ def test_answers_cut_off_are_warned_of_above_two_percent(small_job: Any, capsys:
 
 
 def test_what_a_finished_run_lacks_is_said_with_the_command_that_adds_it(
-    small_job: Any, data_dir: Path, capsys: Any
+    small_job: Any, data_dir: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    """And that command does add it."""
+    """And that command does add it, also where the file calls its columns otherwise."""
     record = run(small_job())
     capsys.readouterr()
-    more = [f"data.platinum.path={data_dir / 'test.jsonl'}", "eval.repeat=2"]
+    rows = [json.loads(line) for line in (data_dir / "test.jsonl").read_text().splitlines()]
+    other = write_jsonl(tmp_path / "other.jsonl", [{"asked": r["question"], "answer": r["answer"]} for r in rows])
+    more = [f"data.platinum.path={other}", "data.platinum.columns.question=asked", "eval.repeat=2"]
     assert run(small_job(*more)) == record
     lines = [line for line in capsys.readouterr().out.splitlines() if "not in the record" in line]
     assert [line.split()[0] for line in lines] == ["platinum", "repeat"]

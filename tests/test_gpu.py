@@ -7,6 +7,8 @@ devices, or ask the CUDA runtime, stay skipped.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from adapters._contract import Calibration
 from harness.data import Example
 from harness.health import base_sha256
 from harness.probe import quantized_model
+from harness.schema import ROOT
 from harness.training import Loop, collate
 
 DEVICE = os.environ.get("GPU_TESTS", "cuda")
@@ -198,3 +201,29 @@ def test_batches_arrive_whole() -> None:
     assert ids.device.type == torch.device(DEVICE).type
     assert torch.equal(ids.cpu(), host)
     assert torch.equal(labels.cpu(), positions)
+
+
+@needs_cuda
+def test_a_gpu_is_leased_by_one_process(tmp_path: Path) -> None:
+    """`cuda` is the device that the lease names; a second process waits for it until the first one is killed."""
+    code = "from harness.lease import one_gpu; one_gpu('cuda:0')\n"
+    code += "import torch; print(torch.cuda.current_device(), flush=True); input()"
+    alone = os.environ | {"TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", code]
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    first = subprocess.Popen(words, cwd=ROOT, env=alone, **pipes)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "0\n"
+    second = subprocess.Popen(words, cwd=ROOT, env=alone, **pipes)
+    assert second.stdout is not None
+    assert second.stderr is not None
+    assert second.stderr.readline().startswith("the GPU is at other jobs")
+    first.kill()
+    assert second.stdout.readline() == "0\n"
+    second.communicate("\n")
+    first.communicate()
