@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.bad_input import refuse
+from harness.identity import sha256, source_identity
 from harness.job import Job
 from harness.preparation import COUNTED, keep, normalised, training_set
 from harness.sources import Question, read_questions
@@ -56,7 +56,6 @@ def hold_out(questions: list[Question], size: int) -> tuple[list[Question], set[
 
 
 def _questions(job: Job, where: str) -> list[Question]:
-    from harness.identity import source_identity
 
     source = job.test_source if where == "data.test" else job.question_source
     # For as long as a process lives a branch of a hub data set counts as the same: all its jobs are asked alike.
@@ -127,11 +126,6 @@ def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list
 def pad_id(tokenizer: Any) -> int:
     """Any id will do, since padding is masked by position; models without a pad token use their EOS."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def sha256(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def questions_hash(questions: list[Question]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from adapters._bases import atomic_file
 from harness import hub
 from harness.bad_input import refuse
-from harness.data import sha256
 from harness.job import Job, ModelSpec, Source
 from harness.models import check_files, local_folder, place_of
 from harness.schema import ROOT
@@ -22,6 +23,11 @@ def identities(job: Job, *, commits: bool) -> dict[str, str]:
     for where, source in sources(job).items():
         found[where] = source_identity(source, job.cache_dir, where, commit=commits)
     return found
+
+
+def sha256(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def sources(job: Job) -> dict[str, Source]:

@@ -24,7 +24,7 @@ from adapters._registry import variant_has_sites
 from harness.bad_input import BadInput, integer, number, refuse
 from harness.known_keys import refuse_unknown_keys
 from harness.schema import CONF, register, under_root
-from harness.tracking import checked
+from harness.tracking_settings import Tracking, checked
 
 log = logging.getLogger("harness")
 AXES = ("r", "lora_rank")  # adapter fields with a place of their own in the run id
@@ -40,15 +40,6 @@ class Source:
     split: str
     revision: str | None
     columns: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """Where curves and results also go: the name of a tracker, or `none`."""
-
-    name: str
-    mode: str | None
-    project: str | None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from harness.bad_input import refuse
+from harness.identity import source_identity
 from harness.job import Job
 from harness.sources import Row, stream_rows
 from harness.token_cache import Counts, Examples, Writer, cached, key_of
@@ -47,8 +48,6 @@ def remove_held_out(rows: Iterable[tuple[int, Row]], held_out: set[str], counts:
 
 def training_set(job: Job, tokenizer: Any, held_out: set[str]) -> tuple[Examples, Counts]:
     """Tokenised training rows: from this process, from the disk, or made and kept in both."""
-    from harness.identity import source_identity  # imports this module
-
     source, where = job.train_source, "data.train"
     identity = source_identity(source, job.cache_dir, where)  # contents, or the commit that a branch is at now
     decides = {"rows": identity, "held_out": sorted(held_out), "prompt": job.prompt, "max_length": job.max_length}

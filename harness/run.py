@@ -15,7 +15,7 @@ import adapters as ad
 from harness import cost, evaluation, identity, lease, platinum, repeat, runs, tracking
 from harness.again import lacking
 from harness.bad_input import BadInput, refuse
-from harness.data import Data, batches, calibration_batches, load_data, pad_id, sha256
+from harness.data import Data, batches, calibration_batches, load_data, pad_id
 from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
 from harness.health import Health
 from harness.interrupt import Interrupted, Interruptible
@@ -229,7 +229,7 @@ class Run:
             "calibration_sha256": handle.calibration_sha256,
             "data": self.data.counts,
             "provenance": self.record["provenance"]
-            | {"order_hash": sha256(order), "hub_commits": identity.hub_commits(job)},
+            | {"order_hash": identity.sha256(order), "hub_commits": identity.hub_commits(job)},
         }
 
     def _say(self, text: str) -> None:

@@ -21,8 +21,7 @@ import adapters
 from adapters._bases import atomic_file
 from adapters._checkpoint import config_fields
 from harness.bad_input import refuse
-from harness.data import sha256
-from harness.identity import identities, text_identity
+from harness.identity import identities, sha256, text_identity
 from harness.job import AXES, Job, default_job
 from harness.schema import ROOT
 from harness.scoring import SCORER_VERSION

@@ -6,22 +6,18 @@ wandb is imported only where it is on. Whatever goes wrong in it costs one line 
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from adapters._bases import atomic_file
-from harness.bad_input import refuse
 
 if TYPE_CHECKING:
-    from harness.job import Job, Tracking
+    from harness.job import Job
     from harness.runs import Plan
 
-MODES = ("offline", "online")
 EXIT_CODES = {"done": 0, "interrupted": 130}  # of the run as the tracker shows it: a diverged one has not "finished"
 # Nothing but what is logged here is collected, unless a WANDB_… variable asks for it.
 QUIET = {"disable_git": True, "save_code": False, "disable_code": True, "console": "off", "silent": True}
@@ -38,31 +34,6 @@ class NoTracker:
 
     def finish(self, record: dict[str, Any], error: BaseException | None) -> None:
         """The record, whatever its status; error: what ended the run, if anything."""
-
-
-def checked(tracking: Tracking) -> Tracking:
-    """Raises BadInput for a mode that there is not, or that needs a login, before anything is trained."""
-    if tracking.name == "none":
-        if tracking.mode is not None:
-            raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")
-        return tracking
-    if tracking.mode not in MODES:
-        raise refuse("tracking.mode", "unknown mode", got=tracking.mode, expected=" or ".join(MODES))
-    if tracking.mode == "online" and not _logged_in():
-        remedy = "Run `wandb login`, or leave it offline and upload later with `wandb sync`."
-        raise refuse("tracking.mode", "no login for wandb on this machine", got="online", remedy=remedy)
-    return tracking
-
-
-def _logged_in() -> bool:
-    """Whether wandb would find an API key: asked here, since wandb itself would prompt for one."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def start(job: Job, made: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:

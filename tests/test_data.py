@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from harness import data, preparation, tokens
 from harness.cli import compositions
-from harness.data import batches, hold_out, load_data, sha256
+from harness.data import batches, hold_out, load_data
+from harness.identity import sha256
 from harness.job import BadInput, Source, job_from
 from harness.models import load_tokenizer
 from harness.preparation import normalised

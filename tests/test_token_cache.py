@@ -95,7 +95,7 @@ from harness.cli import compositions
 from harness.job import job_from
 from harness.models import load_tokenizer
 from harness import preparation
-from harness.data import load_data, sha256
+from harness.data import load_data; from harness.identity import sha256
 (cfg,) = compositions(sys.argv[1:], multirun=False)
 job, chunks, true = job_from(cfg), [], preparation.tokenize
 preparation.tokenize = lambda rows, *a: chunks.append(print("chunk", flush=True)) or true(rows, *a)
