@@ -49,7 +49,7 @@ def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
 
 def _check_ray(settings: dict[str, Any]) -> None:
     init, wanted = settings["init"], settings["remote"]
-    if init["address"] is None:
+    if init["address"] in (None, "local"):
         nodes = [{"CPU": init["num_cpus"] or os.cpu_count() or 1, "GPU": gpu_count()}]
     else:
         nodes = ray_nodes(init["address"])
