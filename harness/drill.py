@@ -72,6 +72,14 @@ DRILLS = [
 ]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    drill: Drill
+    word: str  # held, FAILED, or not run: all of it was skipped
+    seconds: float
+    last: str  # line that it printed
+
+
 @dataclass
 class Arguments:
     only: str = ""
@@ -89,12 +97,11 @@ def main(argv: list[str]) -> None:
     if not only:
         PAGE.write_text(page(rows))
         print(f"{PAGE.relative_to(ROOT)} written")
-    if not all(ok for _, ok, _, _ in rows):
+    if any(row.word == "FAILED" for row in rows):
         raise SystemExit(1)
 
 
-def perform(drill: Drill) -> tuple[Drill, bool, float, str]:
-    """The drill, whether it held, seconds, and the last line that it printed."""
+def perform(drill: Drill) -> Outcome:
     print(f"{drill.name}: {drill.claim}", flush=True)
     start = time.perf_counter()
     words = [sys.executable, *drill.words]
@@ -102,10 +109,12 @@ def perform(drill: Drill) -> tuple[Drill, bool, float, str]:
     lines = done.stdout.strip().splitlines()
     if done.returncode:
         print(done.stdout, flush=True)
-    return drill, done.returncode == 0, time.perf_counter() - start, lines[-1] if lines else ""
+    last = lines[-1].strip("= ") if lines else ""
+    word = "FAILED" if done.returncode else "held" if " passed" in last else "not run"
+    return Outcome(drill, word, time.perf_counter() - start, last)
 
 
-def page(rows: list[tuple[Drill, bool, float, str]]) -> str:
+def page(rows: list[Outcome]) -> str:
     """docs/reliability.md from what has just been run."""
     from harness.provenance import provenance
 
@@ -116,11 +125,11 @@ def page(rows: list[tuple[Drill, bool, float, str]]) -> str:
         f"{time.strftime('%Y-%m-%d')}, commit {str(of['commit'])[:12]}{' with changes' if of['dirty'] else ''}, "
         f"{of['device']}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {of['versions']['torch']}.",
     ]
-    for drill, held, seconds, last in rows:
-        settings = "".join(f"{k}={v} " for k, v in drill.environment.items())
-        command = f"{settings}python {' '.join(drill.words)}"
-        parts.append(f"**{drill.name}: {'held' if held else 'FAILED'}** ({seconds:.0f} s). {drill.claim}")
-        parts.append(f"    {command}\n    {last.strip('= ')}")
+    for row in rows:
+        settings = "".join(f"{k}={v} " for k, v in row.drill.environment.items())
+        command = f"{settings}python {' '.join(row.drill.words)}"
+        parts.append(f"**{row.drill.name}: {row.word}** ({row.seconds:.0f} s). {row.drill.claim}")
+        parts.append(f"    {command}\n    {row.last}")
     return "\n\n".join(parts) + "\n"
 
 
