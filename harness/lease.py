@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,7 +32,7 @@ def one_gpu(device: str) -> None:
     torch.cuda.set_device(places[lease(names)])
 
 
-def lease(names: list[str], folder: Path | None = None, say: Callable[[str], None] | None = None) -> int:
+def lease(names: list[str], folder: Path | None = None) -> int:
     """Place in `names` of one that this process holds from now on: one that it has, else the first free one.
 
     Waits where all are held by others, and says so once.
@@ -52,10 +51,7 @@ def lease(names: list[str], folder: Path | None = None, say: Callable[[str], Non
             return place
         if not waiting:
             whole = "the GPU is" if len(names) == 1 else f"all {len(names)} GPUs are"
-            (say or _say)(f"{whole} at other jobs; waiting for one (share_gpu=true would not)")
+            text = f"{whole} at other jobs; waiting for one (share_gpu=true would not)"
+            print(text, file=sys.stderr, flush=True)
         waiting = True
         time.sleep(0.5)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
