@@ -22,7 +22,7 @@ from harness.schema import CONF, gpu_count
 
 def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
     """Raises BadInput where the launcher that `overrides` choose could not run these jobs."""
-    about_it = [o for o in overrides if re.match(r"[+~]*(hydra[./]|experiment=)", o)]  # the others may be swept
+    about_it = [o for o in overrides if re.match(r"[+~]*hydra[./]|experiment=\w+$", o)]  # the others may be swept
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("config", overrides=about_it, return_hydra_config=True).hydra
     name, module = chosen.runtime.choices["hydra/launcher"], str(chosen.launcher._target_).rpartition(".")[0]

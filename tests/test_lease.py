@@ -126,6 +126,11 @@ def test_what_no_node_has_is_refused(
     assert re.fullmatch(message, str(stopped.value.code))
 
 
+def test_swept_words_are_none_of_the_launchers(overrides: list[str]) -> None:
+    launchers.check_launcher([*overrides, "seed=0,1", "experiment=quick,seeds", "variant=lora,dora"], [])
+    launchers.check_launcher(["experiment=quick", "hydra.launcher.n_jobs=1", "hydra/launcher=joblib"], [])
+
+
 @pytest.mark.parametrize("name", ["joblib", "ray", "submitit_local", "submitit_slurm"])
 def test_a_missing_plugin_is_named(overrides: list[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
