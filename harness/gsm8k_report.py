@@ -55,16 +55,20 @@ def build() -> dict[Path, str]:
     """Path → text of everything that the JSON files give; writes nothing."""
     memory, parts = _read(REPORTS / "memory.json"), gpu_parts(REPORTS / "gsm8k_gpu")
     costs = "\n\n".join([memory_section(memory), gpu_costs(parts)])
-    guide = GUIDE.read_text()
-    if not MARKS.search(guide):
-        raise SystemExit(
-            "docs/gsm8k.md: the marks are missing; expected <!-- costs:begin … --> and <!-- costs:end -->."
-        )
     return {
         REPORTS / "gsm8k_smoke.md": smoke_report(REPORTS / "gsm8k_smoke"),
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),
-        GUIDE: MARKS.sub(lambda m: f"{m[1]}\n{costs}\n\n{m[3]}", guide),
+        GUIDE: with_costs(GUIDE, costs),
     }
+
+
+def with_costs(page: Path, text: str) -> str:
+    """The page with `text` between its marks. Raises SystemExit where they are missing."""
+    there = page.read_text()
+    if not MARKS.search(there):
+        marks = "<!-- costs:begin … --> and <!-- costs:end -->"
+        raise SystemExit(f"{page.relative_to(ROOT)}: the marks are missing; expected {marks}.")
+    return MARKS.sub(lambda m: f"{m[1]}\n{text}\n\n{m[3]}", there)
 
 
 def _read(file: Path) -> Any:

@@ -23,10 +23,12 @@ from harness.schema import CONF, gpu_count
 def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
     """Raises BadInput where the launcher that `overrides` choose could not run these jobs."""
     about_it = [o for o in overrides if re.match(r"[+~]*hydra[./]|experiment=\w+$", o)]  # the others may be swept
+    if not about_it:
+        return  # Hydra's own, in this process
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("config", overrides=about_it, return_hydra_config=True).hydra
     name, module = chosen.runtime.choices["hydra/launcher"], str(chosen.launcher._target_).rpartition(".")[0]
-    if importlib.util.find_spec(module.partition(".")[0]) is None or importlib.util.find_spec(module) is None:
+    if not _installed(module):
         raise refuse("hydra/launcher", "its plugin is not installed", got=name, remedy="pip install '.[sweeps]'")
     settings = OmegaConf.to_container(chosen.launcher, resolve=True)
     assert isinstance(settings, dict)
@@ -34,6 +36,13 @@ def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
         _check_joblib(settings, jobs)
     elif name == "ray":
         _check_ray(settings["ray"])
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package that it would lie in is missing
+        return False
 
 
 def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from harness.columns import grid
 from harness.estimate import duration
-from harness.schema import CONF, ROOT
+from harness.gsm8k_report import with_costs
+from harness.schema import ROOT
+from harness.sections import roles
 
 FILE, PAGE = ROOT / "reports" / "sweep_costs.json", ROOT / "docs" / "sweeps.md"
-MARKS = re.compile(r"(<!-- costs:begin .*?-->\n)(.*?)(<!-- costs:end -->)", re.DOTALL)
 QUANTIZATIONS, RATES, SEEDS, WORKERS = ("none", "8bit", "4bit"), 5, 5, (1, 8, 64)
 SKIPPED = 50  # runs in the measurement of a skip
 REPEATS = 3
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     if args.measure:
         FILE.write_text(json.dumps(measured(), indent=1) + "\n")
         print(f"{FILE.relative_to(ROOT)} written")
-    text = MARKS.sub(lambda m: f"{m[1]}\n{section(json.loads(FILE.read_text()))}\n\n{m[3]}", PAGE.read_text())
+    text = with_costs(PAGE, section(json.loads(FILE.read_text())))
     if text == PAGE.read_text():
         print("nothing has changed")
     elif args.check:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
 def measured() -> dict[str, Any]:
-    """Seconds and bytes, each the median of REPEATS; every command is one that a user types."""
+    """Seconds and bytes; every command is one that a user types. Planning and skips are medians of REPEATS."""
     from harness.provenance import provenance
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,8 +80,8 @@ def planning(folder: Path) -> dict[str, float]:
 
 def skipping(folder: Path) -> dict[str, float]:
     """SKIPPED short runs in one process, the same again when all are finished, and both with one run."""
-    words = ["-m", "benchmark=tiny", f"variant={baseline()}", "threads=1", "steps=1", "eval.limit=1", "device=cpu"]
-    words.append(f"runs_dir={folder / 'runs'}")
+    words = ["-m", "benchmark=tiny", f"variant={roles().baseline}", "device=cpu", "threads=1", "steps=1"]
+    words += ["eval.limit=1", f"runs_dir={folder / 'runs'}"]
     began = time.perf_counter()
     train([*words, "seed=0"])
     cold = time.perf_counter() - began
@@ -107,7 +107,7 @@ def whole_runs() -> dict[str, float]:
     found = {}
     for quantization in QUANTIZATIONS:
         with tempfile.TemporaryDirectory() as runs:
-            words = [f"variant={baseline()}", "threads=1", "device=cpu", f"runs_dir={runs}"]
+            words = [f"variant={roles().baseline}", "threads=1", "device=cpu", f"runs_dir={runs}"]
             train(["benchmark=tiny", f"quantization={quantization}", *words])
             (record,) = (json.loads(p.read_text()) for p in Path(runs).glob("*/result.json"))
         found[quantization] = record["seconds"]
@@ -140,10 +140,6 @@ def variants() -> list[str]:
     return [name for name, kind in ad.VARIANTS.items() if variant_has_sites(kind)]
 
 
-def baseline() -> str:
-    return str(yaml.safe_load((CONF / "report.yaml").read_text())["report"]["baseline"])
-
-
 def published_seconds() -> dict[str, float]:
     """Median seconds of a published run, by variant."""
     from harness.estimate import finished_runs
@@ -157,7 +153,7 @@ def published_seconds() -> dict[str, float]:
 
 def run_seconds(m: dict[str, Any], known: dict[str, float]) -> list[float]:
     """Every run of the grid: the baseline's measured time, by how much longer the variant's published runs took."""
-    longer = [known[name] / known[baseline()] for name in variants()]
+    longer = [known[name] / known[roles().baseline] for name in variants()]
     return [a * b for a in longer for b in m["whole_runs"].values()] * (RATES * SEEDS)
 
 
@@ -199,7 +195,7 @@ def section(m: dict[str, Any]) -> str:
     theirs, source = reference_seconds()
     lines = [
         f"Measured on {m['date']}, {of['device']}, one thread a run, by `python -m harness.sweep_costs measure=true` "
-        f"(medians of {REPEATS}):",
+        f"(planning and skipping: medians of {REPEATS}; the rest once):",
         "\n".join(grid(["what", "measured"], measurements(m))),
         f"The grid: {len(variants())} variants × {RATES} learning rates × {len(QUANTIZATIONS)} quantizations × {SEEDS} "
         f"seeds = {len(here):,} runs, of {skip['bytes'] / 1e3:.0f} kB each without checkpoints and long answers.",
@@ -229,7 +225,7 @@ def measurements(m: dict[str, Any]) -> list[list[str]]:
 
 def reference_seconds() -> tuple[float, str]:
     """What others published of one run of the same steps and batches, and who."""
-    table, name = pd.read_csv(REFERENCE), f"{baseline()}--llama-3.2-3B-rank32"
+    table, name = pd.read_csv(REFERENCE), f"{roles().baseline}--llama-3.2-3B-rank32"
     row = table[table["experiment"] == name].iloc[0]
     return float(row["train_seconds"]), f"PEFT's method_comparison (`{name}`)"
 

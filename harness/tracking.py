@@ -91,8 +91,9 @@ class Wandb:
         """Sends the rows of earlier sessions that come before `step`."""
         if self.run is None or self.sent >= step - 1 or not self.metrics.exists():
             return
-        for line in self.metrics.read_text().splitlines()[self.sent : step - 1]:
-            self._send(json.loads(line))
+        lines = self.metrics.read_text().splitlines()[self.sent : step - 1]
+        for row in self._guarded(lambda: [json.loads(line) for line in lines]) or []:  # a kill may have cut one short
+            self._send(row)
 
     def _send(self, row: dict[str, Any]) -> None:
         if self.run is not None:

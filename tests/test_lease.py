@@ -131,9 +131,24 @@ def test_swept_words_are_none_of_the_launchers(overrides: list[str]) -> None:
     launchers.check_launcher(["experiment=quick", "hydra.launcher.n_jobs=1", "hydra/launcher=joblib"], [])
 
 
-@pytest.mark.parametrize("name", ["joblib", "ray", "submitit_local", "submitit_slurm"])
-def test_a_missing_plugin_is_named(overrides: list[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
+PLUGINS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.parametrize("missing", ["hydra_plugins", "hydra_plugins.hydra_{}_launcher"])
+def test_a_missing_plugin_is_named(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch, name: str, missing: str
+) -> None:
+    """Also where another launcher's plugin is there, and so the package that holds them all."""
+    find = launchers.importlib.util.find_spec
+    package = missing.format(PLUGINS[name])
+
+    def without(module: str) -> Any:
+        if module == package or not module.startswith(f"{package}."):
+            return None if module == package else find(module)
+        raise ModuleNotFoundError(f"No module named {package!r}")
+
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", without)
     with pytest.raises(SystemExit) as stopped:
         preflight(["-m", *overrides, f"hydra/launcher={name}"])
     line = f"hydra/launcher: its plugin is not installed, got '{name}'. pip install '.[sweeps]'"

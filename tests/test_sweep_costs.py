@@ -29,7 +29,7 @@ def test_a_bill_adds_up() -> None:
 def test_every_run_takes_its_variants_and_its_quantizations_time() -> None:
     """The published times only say how much longer one variant's runs take than another's."""
     known = dict.fromkeys(sweep_costs.variants(), 100.0)
-    slow = next(name for name in known if name != sweep_costs.baseline())
+    slow = next(name for name in known if name != sweep_costs.roles().baseline)
     runs = sweep_costs.run_seconds(MEASURED, known | {slow: 200.0})
     assert len(runs) == len(known) * 5 * 3 * 5 == 1275
     assert sum(runs) == pytest.approx(25 * (60 + 120 + 90) * (len(known) + 1))
