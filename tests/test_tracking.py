@@ -53,7 +53,14 @@ class Tracked:
 
 
 def tracked(cache: Path) -> list[Tracked]:
-    """Every offline run below a cache folder, oldest first."""
+    """Every offline run below a cache folder, oldest first; wandb's own process may still be writing the last one."""
+    deadline = time.monotonic() + 20
+    while not (found := read(cache))[-1].exits and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def read(cache: Path) -> list[Tracked]:
     found = []
     for file in sorted((cache / "wandb").glob("offline-run-*/*.wandb"), key=lambda p: p.stat().st_ctime):
         one = Tracked()
