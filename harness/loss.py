@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from harness.bad_input import refuse
+from harness.errors import refuse
 
 CHUNK = 1024  # most label positions whose logits exist at one time
 LOGITS = 2**25  # most logits that exist at one time; several fp32 copies of 128 MiB each are made of them

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,32 @@ import torch
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness import cost, evaluation, identity, lease, platinum, repeat, runs, tracking
-from harness.again import lacking
-from harness.bad_input import BadInput, refuse
-from harness.data import Data, batches, calibration_batches, load_data, pad_id
-from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
-from harness.health import Health
-from harness.interrupt import Interrupted, Interruptible
-from harness.job import Job
+from harness.config.job import Job, given
+from harness.data.batches import batches, calibration_batches, collate, pad_id
+from harness.data.load import Data, load_data
+from harness.data.token_cache import lengths_of
+from harness.device import one_gpu
+from harness.errors import BadInput, refuse
+from harness.evaluation.forgetting import nats_per_token, pinned_texts, texts_sha256
+from harness.evaluation.metrics import metrics
+from harness.evaluation.platinum import read, scored
+from harness.evaluation.predict import predict
+from harness.evaluation.predictions import Prediction
+from harness.evaluation.repeat import answered_again
+from harness.hashing import sha256
+from harness.inputs.base_model import gradient_checkpointing, load_model, load_tokenizer
+from harness.inputs.fingerprints import hub_commits
 from harness.loss import label_loss_sum, refuse_scaled_logits
-from harness.models import gradient_checkpointing, load_model, load_tokenizer
-from harness.provenance import provenance
-from harness.report import summary_lines, warnings
-from harness.token_cache import lengths_of
-from harness.training import DivergedError, TrainResult, collate, train
-from harness.tuning import with_tuned_lr
+from harness.measure.cost import MemoryMeter, macs_per_token, pass_times
+from harness.measure.health import Health
+from harness.records.plan import Plan, _identity, begin, finish, lacking, plan
+from harness.records.record import _place, _train_numbers
+from harness.records.store import check_writable, lock
+from harness.records.tracking import NoTracker, Wandb, start
+from harness.records.tuning import with_tuned_lr
+from harness.report.summary import summary_lines, warnings
+from harness.training.interrupt import Interrupted, Interruptible
+from harness.training.loop import DivergedError, train
 
 
 def run(job: Job, *, in_sweep: bool = False) -> dict[str, Any]:
@@ -39,27 +49,27 @@ def run(job: Job, *, in_sweep: bool = False) -> dict[str, Any]:
         torch.set_num_threads(job.threads)
     if job.lr_chosen == "tuned":
         job = with_tuned_lr(job)
-    runs.check_writable(job.runs_dir, "runs_dir")
-    runs.check_writable(job.cache_dir, "cache_dir")
+    check_writable(job.runs_dir, "runs_dir")
+    check_writable(job.cache_dir, "cache_dir")
     made = _planned(job)
     if made.action != "skip":
-        with runs.lock(job.runs_dir, made.id):
+        with lock(job.runs_dir, made.id):
             made = _planned(job)  # another process may have finished it while this one waited
             if made.action != "skip":
                 return _recorded(job, made, in_sweep=in_sweep)
     return _skipped(job, made, brief=in_sweep)
 
 
-def _planned(job: Job) -> runs.Plan:
+def _planned(job: Job) -> Plan:
     """What is to be done. Raises BadInput when the run is finished, but is not the same any more."""
-    made = runs.plan(job)
+    made = plan(job)
     if made.action == "refuse":
         what = f"finished already, but not with the same {made.reason}"
         raise refuse(made.id, what, remedy="force=true replaces it and keeps the old record.")
     return made
 
 
-def _skipped(job: Job, made: runs.Plan, *, brief: bool) -> dict[str, Any]:
+def _skipped(job: Job, made: Plan, *, brief: bool) -> dict[str, Any]:
     """The record of a finished run, and what is asked for now but not in it."""
     assert made.record is not None
     print(f"{made.id}: finished already, skipped (force=true runs it again)", flush=True)
@@ -69,11 +79,11 @@ def _skipped(job: Job, made: runs.Plan, *, brief: bool) -> dict[str, Any]:
     return made.record
 
 
-def _recorded(job: Job, made: runs.Plan, *, in_sweep: bool) -> dict[str, Any]:
+def _recorded(job: Job, made: Plan, *, in_sweep: bool) -> dict[str, Any]:
     """Does the run under its lock; what fails is recorded and raised again."""
     print(f"{made.id}: {made.action} on {job.device}", flush=True)
     if not job.share_gpu:
-        lease.one_gpu(job.device)
+        one_gpu(job.device)
     record = _identity(job, made)
     try:
         this = Run(job, made, record, *_load(job))
@@ -87,11 +97,11 @@ def _recorded(job: Job, made: runs.Plan, *, in_sweep: bool) -> dict[str, Any]:
         _loaded.clear()  # what failed may have left the model in any state, or no memory for the next job
         begun = "status" in record
         if in_sweep and not begun:
-            runs.begin(made, OmegaConf.to_yaml(job.composed))
+            begin(made, OmegaConf.to_yaml(job.composed))
         if in_sweep or begun:
             # Other exits come from a launcher: submitit leaves so when a job's time is up, and starts it again.
             status = "failed" if isinstance(error, Exception | BadInput) else "interrupted"
-            runs.finish(made, record | {"status": status, "error": _place(error)})
+            finish(made, record | {"status": status, "error": _place(error)})
         raise
 
 
@@ -111,22 +121,20 @@ def _load(job: Job) -> tuple[Any, Any, Data]:
 class Run:
     """A job with its model and data at hand: measures the base, attaches, trains, evaluates, and fills the record."""
 
-    def __init__(
-        self, job: Job, made: runs.Plan, record: dict[str, Any], tokenizer: Any, model: Any, data: Data
-    ) -> None:
+    def __init__(self, job: Job, made: Plan, record: dict[str, Any], tokenizer: Any, model: Any, data: Data) -> None:
         self.job, self.made, self.record = job, made, record
         self.tokenizer, self.model, self.data = tokenizer, model, data
         self.clock, self.pad = time.perf_counter(), pad_id(tokenizer)
-        self.meter, self.interrupts = cost.MemoryMeter(job.device), Interruptible()
-        self.corrected = platinum.read(job.platinum) if platinum.given(job.platinum) else []
+        self.meter, self.interrupts = MemoryMeter(job.device), Interruptible()
+        self.corrected = read(job.platinum) if given(job.platinum) else []
         self.texts = pinned_texts(job.forgetting_text)
         self.nats_off = nats_per_token(model, tokenizer, self.texts, job.device)
         refuse_scaled_logits(model, job.model.id)
-        self.base_macs = cost.macs_per_token(model, job.device)
+        self.base_macs = macs_per_token(model, job.device)
         ids = tokenizer(data.test[0].text)["input_ids"]
         self.health = Health(model, torch.tensor([ids], device=job.device))
         self.costs: dict[str, float] = {}
-        self.tracker: tracking.NoTracker | tracking.Wandb = tracking.NoTracker()
+        self.tracker: NoTracker | Wandb = NoTracker()
 
     def attach(self) -> ad.Attachment:
         """Attaches the adapter, timed. Raises BadInput for configs that do not fit the model."""
@@ -140,19 +148,19 @@ class Run:
             raise refuse(f"variant={job.variant}", str(error).rstrip(".")) from None
         self.costs["attach_seconds"] = time.perf_counter() - start
         self.health.attached()
-        self.costs["added_macs_per_token"] = cost.macs_per_token(self.model, job.device) - self.base_macs
+        self.costs["added_macs_per_token"] = macs_per_token(self.model, job.device) - self.base_macs
         return handle
 
     def execute(self) -> dict[str, Any]:
         """Trains, evaluates and records. Raises Interrupted with a record that says so; other errors as they come."""
         made = self.made
         self.record |= self._adapter_facts()
-        earlier = runs.begin(made, OmegaConf.to_yaml(self.job.composed))
-        self.tracker = tracking.start(self.job, made, self._say)
+        earlier = begin(made, OmegaConf.to_yaml(self.job.composed))
+        self.tracker = start(self.job, made, self._say)
         try:
             self._outcome()
             self.record["seconds"] = earlier + time.perf_counter() - self.clock
-            runs.finish(made, self.record)
+            finish(made, self.record)
         finally:
             self.tracker.finish(self.record, sys.exception())
         if self.record["status"] == "done":
@@ -171,7 +179,7 @@ class Run:
                 self.record |= {"status": "diverged", "error": _place(error)}
             except KeyboardInterrupt:
                 self.record["status"] = "interrupted"
-                runs.finish(self.made, self.record)
+                finish(self.made, self.record)
                 self._say("interrupted; the same command goes on from the last checkpoint")
                 raise Interrupted from None
 
@@ -187,7 +195,7 @@ class Run:
         self.record["health"] = self.health.report(job.steps)
         self.record["adapter_file_bytes"] = ad.save(self.model, folder / "adapter.safetensors")
         if job.trains:
-            self.costs |= cost.pass_times(self._sample_loss, job.device)
+            self.costs |= pass_times(self._sample_loss, job.device)
             self.model.zero_grad(set_to_none=True)
         on = nats_per_token(self.model, self.tokenizer, self.texts, job.device)
         self.record["forgetting"] = {
@@ -198,18 +206,18 @@ class Run:
         file = folder / "predictions.jsonl"
         with self.meter.phase("eval"):
             for split, questions in (("valid", self.data.valid), ("test", self.data.test)):
-                answers = evaluation.predict(self.model, self.tokenizer, questions, job, split, file, self._tick)
-                self.record[split] = evaluation.metrics(answers, questions)
+                answers = predict(self.model, self.tokenizer, questions, job, split, file, self._tick)
+                self.record[split] = metrics(answers, questions)
         self.record |= {"memory": self.meter.peaks, "cost": self.costs}
         self._look_again(answers, file)
 
-    def _look_again(self, first: list[evaluation.Prediction], file: Path) -> None:
+    def _look_again(self, first: list[Prediction], file: Path) -> None:
         """What can be asked of the test answers beyond the primary accuracy: Platinum, and the noise floor."""
         job, asked, start = self.job, self.data.test, time.perf_counter()
         if self.corrected:
-            self.record["platinum"] = platinum.scored(first, asked, self.corrected, job.platinum, job.cache_dir)
+            self.record["platinum"] = scored(first, asked, self.corrected, job.platinum, job.cache_dir)
         if job.eval_repeat > 1:
-            self.record["repeat"] = repeat.answered_again(
+            self.record["repeat"] = answered_again(
                 self.model, self.tokenizer, asked, job, first, file, self._tick, turns=job.eval_repeat
             )
         self.clock += time.perf_counter() - start  # the run's seconds are those of runs without this
@@ -228,8 +236,7 @@ class Run:
             "clamped": handle.clamped,
             "calibration_sha256": handle.calibration_sha256,
             "data": self.data.counts,
-            "provenance": self.record["provenance"]
-            | {"order_hash": identity.sha256(order), "hub_commits": identity.hub_commits(job)},
+            "provenance": self.record["provenance"] | {"order_hash": sha256(order), "hub_commits": hub_commits(job)},
         }
 
     def _say(self, text: str) -> None:
@@ -244,41 +251,3 @@ class Run:
         self.interrupts.check()
         if text:
             self._say(text)
-
-
-def _identity(job: Job, made: runs.Plan) -> dict[str, Any]:
-    """What a record can say before anything is loaded."""
-    return {
-        "schema_version": runs.SCHEMA_VERSION,
-        "run_id": made.id,
-        "benchmark": job.benchmark,
-        "model": job.model.name,
-        "variant": job.variant,
-        "rank": getattr(job.adapter, "r", None),
-        "lora_rank": getattr(job.adapter, "lora_rank", None),
-        "lr": job.lr,
-        "lr_chosen": job.lr_chosen,
-        "quantization": job.quantization,
-        "seed": job.seed if job.trains else None,
-        "steps": job.steps,
-        "trainable_params": None,
-        "science": made.science,
-        "science_hash": made.science_hash,
-        "code_hash": made.code_hash,
-        "provenance": provenance(job.device),
-    }
-
-
-def _place(error: BaseException) -> dict[str, str]:
-    return {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-
-
-def _train_numbers(trained: TrainResult) -> dict[str, Any]:
-    ends = max(1, min(20, len(trained.losses) // 10))  # a tenth of the run, at most 20 steps
-    return {
-        "loss_first": sum(trained.losses[:ends]) / ends,
-        "loss_last": sum(trained.losses[-ends:]) / ends,
-        "tokens": trained.tokens,
-        "seconds": trained.seconds,
-        "tokens_per_s": trained.tokens / trained.seconds,
-    }

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.cli import compositions
-from harness.job import Job, job_from
-from harness.schema import register
+from harness.config.compose import compositions
+from harness.config.job import Job
+from harness.config.schema import register
+from harness.config.validate import job_from
 
 EOS, PAD = "<|end|>", "<|pad|>"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.evaluation import to_bits
+from harness.evaluation.metrics import to_bits
 
 SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": "Q: {query}", "valid_size": 100}
 TRAINED = {"data.train": "sha256:d", "steps": 400, "batch_size": 16, "weight_decay": 0.1}

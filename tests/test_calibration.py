@@ -16,8 +16,8 @@ import adapters as ad
 from adapters._calibration import Moments, calibration_sha256, second_moments
 from adapters._checkpoint import tensors_sha256
 from adapters.eva import shared_out
-from harness.probe import quantized_model
 from tests.toy import CALIBRATION, Toy, attached, generic, moments, small, tokens, toy
+from tools.probe_quantized import quantized_model
 
 logging.getLogger("adapters").setLevel(logging.ERROR)
 CALIBRATED = [

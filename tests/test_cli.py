@@ -16,10 +16,11 @@ from conftest import training_rows
 
 import cost_report
 import eval_gsm8k
-from harness.cli import compositions, preflight
-from harness.job import job_from
+from harness.cli.preflight import preflight
+from harness.config.compose import compositions
+from harness.config.validate import job_from
+from harness.paths import ROOT
 from harness.run import run
-from harness.schema import ROOT
 
 # <where>: <what>[, got <value!r>][; expected <set or range>].[ <what to do>]
 FORM = re.compile(r"[^:\n]+(:\d+)?: [^\n]+?(, got [^\n]+?)?(; expected [^\n]+?)?\.( [^\n]+\.?)?")

@@ -15,16 +15,17 @@ from conftest import query_of, training_rows, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import data, preparation, tokens
-from harness.cli import compositions
-from harness.data import batches, hold_out, load_data
-from harness.identity import sha256
-from harness.job import BadInput, Source, job_from
-from harness.models import load_tokenizer
-from harness.preparation import normalised
-from harness.schema import ROOT
-from harness.sources import Question, read_questions, read_rows, stream_rows
-from harness.tokens import Example, prompt_ids, tokenize
+from harness.config.compose import compositions
+from harness.config.job import Source
+from harness.config.validate import BadInput, job_from
+from harness.data.batches import batches, calibration_batches
+from harness.data.held_out import hold_out, normalised
+from harness.data.load import Data, load_data
+from harness.data.tokenize import Example, _encode, prompt_ids, tokenize
+from harness.hashing import sha256
+from harness.inputs.base_model import load_tokenizer
+from harness.inputs.rows import Question, read_questions, read_rows, stream_rows
+from harness.paths import ROOT
 
 PROMPT = "Question: {query} Think step by step.\nAnswer:"
 
@@ -33,7 +34,7 @@ def source(path: Path | None, **columns: str) -> Source:
     return Source(path=str(path), hub=None, subset=None, split="train", revision=None, columns=columns)
 
 
-def contents(read: data.Data) -> tuple[Any, ...]:
+def contents(read: Data) -> tuple[Any, ...]:
     return list(read.train), read.valid, read.test, read.counts
 
 
@@ -101,7 +102,7 @@ def test_examples_are_chosen_as_from_a_list(small_job: Any, tokenizer: Any) -> N
         mapped[len(plain)]
     orders = [list(batches(e, steps=50, batch_size=4, seed=3)) for e in (mapped, plain)]
     assert orders[0] == orders[1]
-    read = [data.calibration_batches(e, job, pad=0) for e in (mapped, plain)]
+    read = [calibration_batches(e, job, pad=0) for e in (mapped, plain)]
     assert len(read[0]) == 3
     chosen = random.Random("calibration").sample(plain, 9)  # as before they were mapped
     rows = [
@@ -209,7 +210,7 @@ def test_prompts_that_are_no_prefix(small_job: Any, tokenizer: Any, tmp_path: Pa
     """Training would be on prompts that are never asked: rare rows are left out and counted, a template is refused."""
     rows = [{"query": f"{k}?", "original_question": f"{k}?", "response": "1"} for k in range(250)]
     rows[77]["query"] = rows[200]["query"] = "MERGED"
-    true_encode = tokens._encode
+    true_encode = _encode
 
     def merging(template: str, texts: list[str], parts: Any, tokenizer: Any) -> list[list[int]]:
         ids = true_encode(template, texts, parts, tokenizer)

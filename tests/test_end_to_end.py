@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from harness import again, runs
-from harness.run import run
-from harness.schema import ROOT
+from harness.paths import ROOT
+from harness.records.plan import plan
+from harness.records.store import write_record
+from harness.reevaluate import evaluate_again, rescore
+from harness.run import _loaded, run
 
 WORDS = ["benchmark=tiny", "variant=lora", "device=cpu", "threads=1", "eval.limit=8", "eval.max_new_tokens=24"]
 KEYS = (  # DESIGN.md §4
@@ -110,7 +112,7 @@ def test_evaluated_again_it_is_the_same(
         assert done.returncode == 0, done.stderr
         output = done.stdout
     else:
-        again.evaluate_again(folder.name, str(folder.parent), split, limit=None, device="cpu")
+        evaluate_again(folder.name, str(folder.parent), split, limit=None, device="cpu")
         output = capsys.readouterr().out
     assert "the same questions are right" in output
     assert f"({record[split]['correct']}/8, 95 % interval)" in output
@@ -138,14 +140,14 @@ def test_what_was_changed_since_is_named(finished: tuple[Path, dict[str, Any], s
     other.mkdir()
     for name in ("config.yaml", "predictions.jsonl", "adapter.safetensors"):
         (other / name).write_bytes((folder / name).read_bytes())
-    runs.write_record(other, record | {"science": record["science"] | {"data.test": "sha256:x"}})
+    write_record(other, record | {"science": record["science"] | {"data.test": "sha256:x"}})
     with pytest.raises(SystemExit, match=r": not what it was: data.test\. Restore it, or run it again\.$"):
-        again.evaluate_again(folder.name, str(tmp_path), "test", limit=None, device="cpu")
-    runs.write_record(other, record)
+        evaluate_again(folder.name, str(tmp_path), "test", limit=None, device="cpu")
+    write_record(other, record)
     lines = (other / "predictions.jsonl").read_text().splitlines()
     (other / "predictions.jsonl").write_text("\n".join(lines[:-1]))
     with pytest.raises(SystemExit, match="stored predictions do not cover the questions, got 7; expected 8"):
-        again.rescore(folder.name, str(tmp_path), "test", write=False)
+        rescore(folder.name, str(tmp_path), "test", write=False)
 
 
 def assert_same_adapter(one: Path, other: Path) -> None:
@@ -166,22 +168,21 @@ def test_the_floor_trains_nothing(small_job: Any) -> None:
     assert record["forgetting"]["nats"] == 0
     assert record["cost"]["added_macs_per_token"] == 0
     assert record["health"]["base_unchanged"] is True
-    again.evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
+    evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
 
 
 def test_the_ceiling_trains_everything_and_gives_the_base_back(small_job: Any, model: Any, capsys: Any) -> None:
     """The next run of the same process finds the base as it was."""
-    from harness import run as module
 
     job = small_job("variant=full", "steps=25", "lr=1e-3")
     record = run(job)
     assert record["trainable_params"] == sum(p.numel() for p in model.parameters())
     assert record["health"]["moved"] is True
     assert record["health"]["base_unchanged"] is None
-    (_, kept), *_ = module._loaded.values()
+    (_, kept), *_ = _loaded.values()
     assert all(torch.equal(p, q) for p, q in zip(kept.parameters(), model.parameters(), strict=True))
     assert not any(p.grad is not None for p in kept.parameters())
-    again.evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
+    evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
     assert "the same questions are right" in capsys.readouterr().out
 
 
@@ -234,7 +235,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     assert (folder / "checkpoint" / "state.safetensors").exists()
 
-    made = runs.plan(small_job(*more))
+    made = plan(small_job(*more))
     assert made.action == "resume"
     record = run(small_job(*more))
     assert record["status"] == "done"

@@ -16,12 +16,17 @@ from conftest import write_jsonl
 from test_sweep import with_words
 
 import eval_gsm8k
-from harness import again, evaluation, repeat, table
-from harness.evaluation import Prediction
-from harness.report import warnings
+from harness.evaluation.predict import CHUNK
+from harness.evaluation.predictions import Prediction
+from harness.evaluation.repeat import compared
+from harness.inputs.rows import Question
+from harness.paths import ROOT
+from harness.records.plan import lacking
+from harness.reevaluate import repeat_test, score_platinum
+from harness.report.markdown import markdown
+from harness.report.summary import warnings
+from harness.report.table import rows
 from harness.run import run
-from harness.schema import ROOT
-from harness.sources import Question
 
 
 def test_platinum_and_repeat_are_added_in_the_run_or_later(small_job: Any, data_dir: Path, tmp_path: Path) -> None:
@@ -39,15 +44,15 @@ def test_platinum_and_repeat_are_added_in_the_run_or_later(small_job: Any, data_
     assert both["platinum"]["source"].startswith("sha256:")
     (turn,) = both["repeat"]["turns"]
     assert (turn["changed"], turn["texts_differ"], both["repeat"]["largest_difference"]) == (0, 0, 0.0)
-    assert again.lacking(job, both) == []
-    assert len(again.lacking(job, plain)) == 2
+    assert lacking(job, both) == []
+    assert len(lacking(job, plain)) == 2
 
     runs_dir = str(small_job().runs_dir)
     config = Path(runs_dir) / plain["run_id"] / "config.yaml"
     old = config.read_text().replace("  repeat: 1\n", "")  # as it was written before that key existed
     config.write_text(old.replace("train:\n  weight", "train:\n  gone: 1\n  weight"))
-    again.score_platinum(plain["run_id"], runs_dir, str(file), write=True)
-    again.repeat_test(plain["run_id"], runs_dir, 2, write=True, device="cpu")
+    score_platinum(plain["run_id"], runs_dir, str(file), write=True)
+    repeat_test(plain["run_id"], runs_dir, 2, write=True, device="cpu")
     later = json.loads((config.parent / "result.json").read_text())
     assert (later["platinum"], later["repeat"]) == (both["platinum"], both["repeat"])
     assert later["test"] == plain["test"]
@@ -57,7 +62,7 @@ def test_a_difference_is_counted() -> None:
     asked = [Question(str(n), "#### 7") for n in range(4)]
     first = [Prediction("test", n, "#### 7", True) for n in range(4)]
     other = [Prediction("test.2", n, t, True) for n, t in enumerate(["#### 7", "#### 8", "so #### 7", "#### 7"])]
-    found = repeat.compared(first, [other], asked)
+    found = compared(first, [other], asked)
     assert found["largest_difference"] == 0.25
     assert found["turns"] == [{"accuracy": 0.75, "correct": 3, "total": 4, "changed": 1, "texts_differ": 2}]
 
@@ -66,7 +71,7 @@ def test_of_a_chunk_cut_short_nothing_is_kept(model: Any, tokenizer: Any, small_
     """Cut at any byte, the file ends the same, byte for byte."""
     job, file = small_job("eval.batch_size=1", "eval.max_new_tokens=4"), tmp_path / "p.jsonl"
     asked = [Question(f"Wie viel? {n}", str(n)) for n in range(10)]
-    predict = lambda: evaluation.predict(model, tokenizer, asked, job, "test", file, lambda text: None)
+    predict = lambda: predict(model, tokenizer, asked, job, "test", file, lambda text: None)
     whole, texts = predict(), file.read_bytes()
     for size in range(0, len(texts), 97):
         file.write_bytes(texts[:size])
@@ -116,12 +121,12 @@ def test_a_repetition_asked_for_later_goes_on_where_it_was_stopped(small_job: An
             eval_gsm8k.main([f"run={record['run_id']}", "repeat=2", "write=true", f"runs_dir={place['runs_dir']}"])
     assert "repeat" not in json.loads(file.with_name("result.json").read_text())
     begun = [json.loads(line) for line in file.read_text().splitlines()]
-    assert sum(p["split"] == "test.2" for p in begun) == evaluation.CHUNK
+    assert sum(p["split"] == "test.2" for p in begun) == CHUNK
     generated: list[int] = []
     generate = evaluation.generate
     monkeypatch.setattr(evaluation, "generate", lambda m, p, **kw: (generated.append(len(p)), generate(m, p, **kw))[1])
     eval_gsm8k.main([f"run={record['run_id']}", "repeat=2", "write=true", f"runs_dir={place['runs_dir']}"])
-    assert sum(generated) == record["test"]["total"] - evaluation.CHUNK
+    assert sum(generated) == record["test"]["total"] - CHUNK
     assert len(json.loads(file.with_name("result.json").read_text())["repeat"]["turns"]) == 1
     assert not (folder / ".locks").exists()
 
@@ -165,7 +170,7 @@ def test_what_a_finished_run_lacks_is_said_with_the_command_that_adds_it(
 def test_platinum_and_the_noise_floor_are_in_the_report() -> None:
     """A column of its own beside the accuracy, and the largest difference below the table."""
     plain = [factory.record("lora", s) for s in (0, 1)]
-    assert "Platinum" not in table.markdown(table.rows(plain), {})
+    assert "Platinum" not in markdown(rows(plain), {})
     found = [
         {**r["test"], "accuracy": a, "total": 250, "not_found": 50} for r, a in zip(plain, (0.5, 0.6), strict=True)
     ]
@@ -174,7 +179,7 @@ def test_platinum_and_the_noise_floor_are_in_the_report() -> None:
         r | {"platinum": p, "repeat": {"turns": [turn], "largest_difference": 0.013}}
         for r, p in zip(plain, found, strict=True)
     ]
-    text = table.markdown(table.rows([*scored, factory.record("hra", 0)]), {})
+    text = markdown(rows([*scored, factory.record("hra", 0)]), {})
     head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     at = [cell.strip() for cell in head.split("|")].index("Platinum, %")
     shown = {row.split("|")[1].strip().split("]")[0].lstrip("["): row.split("|")[at].strip() for row in rows}

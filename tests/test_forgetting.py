@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 import adapters as ad
-from harness.bad_input import BadInput
-from harness.forgetting import nats_per_token, pinned_texts, texts_sha256
-from harness.probe import QUANTIZATIONS, quantized_model
+from harness.errors import BadInput
+from harness.evaluation.forgetting import nats_per_token, pinned_texts, texts_sha256
+from harness.records.ids import make_id, science
 from harness.run import run
+from tools.probe_quantized import QUANTIZATIONS, quantized_model
 
 GENERAL = "harness/texts/general.txt"
 
@@ -55,14 +56,13 @@ def test_the_untrained_base_forgets_nothing(small_job: Any) -> None:
 
 def test_the_text_is_pinned(small_job: Any, data_dir: Path, tmp_path: Path) -> None:
     """A changed text is another setting of the run, and an empty one is refused."""
-    from harness import runs
 
     job = small_job()
     changed = tmp_path / "other.txt"
     changed.write_text((data_dir / "other.txt").read_text() + "\n\nOne paragraph more.")
     other = small_job(f"benchmark.forgetting_text={changed}")
-    assert runs.science(job)["forgetting_text"] != runs.science(other)["forgetting_text"]
-    assert runs.make_id(job) != runs.make_id(other)
+    assert science(job)["forgetting_text"] != science(other)["forgetting_text"]
+    assert make_id(job) != make_id(other)
     assert len(pinned_texts(GENERAL)) == 20
     assert texts_sha256(["a", "b"]) != texts_sha256(["ab"])
     changed.write_text("\n\n")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import make_model
 
-from harness import evaluation, generation
-from harness.evaluation import Prediction, metrics, predict, read_predictions
-from harness.generation import Generated, generate
-from harness.sources import Question
+from harness.evaluation.generate import CHECK_EVERY, Batch, Generated, generate
+from harness.evaluation.metrics import metrics
+from harness.evaluation.predict import CHUNK, eos_ids, predict
+from harness.evaluation.predictions import Prediction, read_predictions
+from harness.inputs.rows import Question
 
 LIMIT = 24
 
@@ -104,7 +105,7 @@ def test_rows_are_refilled_dropped_and_trimmed(model: Any, tokenizer: Any, eos: 
     """The paths above really run: fewer forwards than fixed batches need, and the cache's padding is cut."""
     asked = prompts(tokenizer)
     widths: list[tuple[int, int]] = []
-    forward = generation.Batch._forward
+    forward = Batch._forward
 
     def counted(self: Any, ids: Any, mask: Any, cache: Any, positions: Any) -> Any:
         widths.append(tuple(mask.shape))
@@ -112,7 +113,7 @@ def test_rows_are_refilled_dropped_and_trimmed(model: Any, tokenizer: Any, eos: 
         assert bool(mask[:, 0].any())  # no column is padding in every row
         return forward(self, ids, mask, cache, positions)
 
-    monkeypatch.setattr(generation.Batch, "_forward", counted)
+    monkeypatch.setattr(Batch, "_forward", counted)
     kw = {"eos": eos, "pad": 1, "batch_size": 8, "max_new_tokens": LIMIT, "complete": never}
     generate(model, asked, **kw)
     rows = sum(b for b, _ in widths)
@@ -139,9 +140,9 @@ def test_a_complete_answer_stops_its_row_alone(
     assert any(len(a.tokens) < len(e.tokens) for a, e in zip(alone, reference, strict=True))
     for short, long in zip(alone, reference, strict=True):
         assert short.tokens == long.tokens[: len(short.tokens)]
-        if wanted in long.tokens[: LIMIT - generation.CHECK_EVERY]:
+        if wanted in long.tokens[: LIMIT - CHECK_EVERY]:
             assert short.finished
-            assert wanted in short.tokens[-generation.CHECK_EVERY :]
+            assert wanted in short.tokens[-CHECK_EVERY:]
 
 
 # -- evaluation ---------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_predictions(
     with pytest.raises(StopError):
         run_predict(model, tokenizer, job, file, stop_after=2)
     kept = read_predictions(file)
-    assert len(kept) == 2 * evaluation.CHUNK * 2
+    assert len(kept) == 2 * CHUNK * 2
     with open(file, "a") as out:  # a kill in the middle of a line, and another split's row
         out.write(json.dumps({"split": "valid", "index": 29, "text": "x", "finished": True}) + "\n")
         out.write('{"split": "test", "index": 5, "te')
@@ -190,7 +191,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_predictions(
 def test_texts_do_not_depend_on_the_batch_size(model: Any, tokenizer: Any, small_job: Any, tmp_path: Path) -> None:
     """Also with several EOS ids, of which generation_config holds some, and for the fixed batches of 8-bit models."""
     model.generation_config.eos_token_id = [0, *tokenizer("e")["input_ids"]]
-    assert evaluation.eos_ids(model, tokenizer) == {0, *tokenizer("e")["input_ids"]}
+    assert eos_ids(model, tokenizer) == {0, *tokenizer("e")["input_ids"]}
     job = small_job("eval.max_new_tokens=16")
     by_size = [
         run_predict(model, tokenizer, dataclasses.replace(job, **changes), tmp_path / f"{n}.jsonl")

@@ -18,11 +18,12 @@ import torch
 
 import adapters as ad
 from adapters._contract import Calibration
-from harness.data import Example
-from harness.health import base_sha256
-from harness.probe import quantized_model
-from harness.schema import ROOT
-from harness.training import Loop, collate
+from harness.data.batches import collate
+from harness.data.load import Example
+from harness.measure.health import base_sha256
+from harness.paths import ROOT
+from harness.training.loop import Loop
+from tools.probe_quantized import quantized_model
 
 DEVICE = os.environ.get("GPU_TESTS", "cuda")
 HAS_CUDA = torch.cuda.is_available()

@@ -10,8 +10,12 @@ import pytest
 import torch
 from conftest import make_model
 
-from harness import bench_memory, gsm8k_gpu, gsm8k_report, gsm8k_smoke
-from harness.schema import ROOT
+from harness.inputs.base_model import _from_pretrained, load_model
+from harness.paths import ROOT
+from tools.bench_memory import Arguments, compare, main, steps
+from tools.gsm8k_gpu import Arguments, Part, _result, _run, main, parts, plan_names
+from tools.gsm8k_report import gpu_parts, gpu_report, main
+from tools.gsm8k_smoke import main, nothing_lost
 
 KEYS = {"part", "key", "device", "seconds", "result"}
 
@@ -20,7 +24,7 @@ KEYS = {"part", "key", "device", "seconds", "result"}
 def test_memory_follows_live_tensors(tmp_path: Path) -> None:
     """Both losses in fp32 with a vocabulary so large that logits dominate: what a chunk saves can be counted."""
     words = ["layers=1", "batch=2", "tokens=512", "vocabulary=65536", "dtype=float32", "device=cpu", "shares=1"]
-    bench_memory.main([*words, "checkpointing=false", f"out={tmp_path / 'm.json'}"])
+    main([*words, "checkpointing=false", f"out={tmp_path / 'm.json'}"])
     found = json.loads((tmp_path / "m.json").read_text())
     rows = {r["loss"]: r for r in found["rows"]}
     logits = 2 * 512 * 65536 * 4  # bytes, once
@@ -38,14 +42,14 @@ def test_a_wrong_loss_is_noticed(monkeypatch: Any, tmp_path: Path) -> None:
     """The comparison looks at values, not only at names."""
     from safetensors.torch import save_file
 
-    args = bench_memory.Arguments(shares="1", checkpointing="false", dtype="float32", device="cpu")
-    steps = bench_memory.steps(args, tmp_path)
+    args = Arguments(shares="1", checkpointing="false", dtype="float32", device="cpu")
+    steps = steps(args, tmp_path)
     for wrong, tensors in ((False, [1.0, 2.0]), (True, [1.0, 2.01]), (True, [0.0, 0.0])):
         for step in steps:
             own = step.loss == "chunks"
             values = tensors if own or not any(tensors) else [1.0, 2.0]
             save_file({"loss": torch.tensor(3.0), "a": torch.tensor(values)}, step.gradients)
-        (difference,) = bench_memory.compare(args, steps)
+        (difference,) = compare(args, steps)
         assert difference["same"] is not wrong
 
 
@@ -61,7 +65,7 @@ def test_a_wrong_loss_is_noticed(monkeypatch: Any, tmp_path: Path) -> None:
 )
 def test_memory_refuses_what_cannot_be(words: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
-        bench_memory.main(["device=cpu", *words])
+        main(["device=cpu", *words])
 
 
 # -- GGUF --------------------------------------------------------------------------------------------------------------
@@ -69,11 +73,9 @@ def test_a_gguf_base_is_unpacked_once_and_quantizes(tmp_path: Path, monkeypatch:
     """transformers quantizes nothing that comes from GGUF; a stand-in for its reader gives the dense model."""
     import dataclasses
 
-    from harness import models
-
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "x.gguf").write_bytes(b"GGUF")
-    real, asked = models._from_pretrained, []
+    real, asked = _from_pretrained, []
 
     def reader(kind: Any, spec: Any, options: Any) -> Any:
         asked.append(spec.gguf_file)
@@ -83,7 +85,7 @@ def test_a_gguf_base_is_unpacked_once_and_quantizes(tmp_path: Path, monkeypatch:
     job = small_job()
     spec = dataclasses.replace(job.model, id=str(tmp_path / "m"), gguf_file="x.gguf", revision=None)
     for quantization, kind in (("4bit", "Linear4bit"), ("none", "Linear"), ("8bit", "Linear8bitLt")):
-        model = models.load_model(dataclasses.replace(job, model=spec, quantization=quantization))
+        model = load_model(dataclasses.replace(job, model=spec, quantization=quantization))
         assert type(model.model.layers[0].self_attn.q_proj).__name__ == kind
         assert torch.equal(model.model.embed_tokens.weight, make_model(256).model.embed_tokens.weight)
     assert asked == ["x.gguf", None, None, None]
@@ -119,15 +121,15 @@ def test_smoke_notices_what_is_lost(
     metrics.write_text("".join(json.dumps({"step": s}) + "\n" for s in steps))
     predictions.write_text("".join(json.dumps({"split": s, "index": n}) + "\n" for s, n in answers))
     if message is None:
-        gsm8k_smoke.nothing_lost(smoke_record(), metrics, predictions)
+        nothing_lost(smoke_record(), metrics, predictions)
         return
     with pytest.raises(SystemExit, match=message):
-        gsm8k_smoke.nothing_lost(smoke_record() | changes, metrics, predictions)
+        nothing_lost(smoke_record() | changes, metrics, predictions)
 
 
 def test_smoke_refuses_a_folder_without_the_files(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"gsm8k: no train\.jsonl there, got '.*'\. Fetch it from .*"):
-        gsm8k_smoke.main(["variants=lora", f"gsm8k={tmp_path}"])
+        main(["variants=lora", f"gsm8k={tmp_path}"])
 
 
 # -- the GPU script ----------------------------------------------------------------------------------------------------
@@ -143,17 +145,17 @@ def gpu(monkeypatch: Any, tmp_path: Path) -> Any:
             ("b", ["-c", "import time, signal; " + tail(args), str(tmp_path / "b")]),
             ("c", ["-c", code, str(tmp_path / "c")]),
         ):
-            yield gsm8k_gpu.Part(name, command, tmp_path / name, "cpu", ("harness/loss.py",))
+            yield Part(name, command, tmp_path / name, "cpu", ("harness/loss.py",))
 
     def tail(args: Any) -> str:
         return "time.sleep(60)" if args.size == "slow" else code
 
     def start(*words: str) -> list[str]:
         ran.clear()
-        gsm8k_gpu.main([f"out={tmp_path / 'out'}", *words])
+        main([f"out={tmp_path / 'out'}", *words])
         return ran
 
-    real = gsm8k_gpu._run
+    real = _run
     monkeypatch.setattr(gsm8k_gpu, "_run", lambda c, s: ran.append(Path(c[-1]).name) or real(c, s))  # type: ignore[func-returns-value]
     monkeypatch.setattr(gsm8k_gpu, "parts", parts)
     start.ran = ran  # type: ignore[attr-defined]
@@ -192,16 +194,16 @@ def test_a_failing_part_ends_it(gpu: Any, monkeypatch: Any) -> None:
 
 def test_reduced_parts_are_those_of_the_full_plan(tmp_path: Path) -> None:
     """Every part composes to a job or names a module that is there; full size is refused without CUDA."""
-    args = gsm8k_gpu.Arguments(size="reduced", device="cpu", runs_dir=str(tmp_path))
-    made = list(gsm8k_gpu.parts(args, tmp_path))
-    assert [p.name for p in made] == gsm8k_gpu.plan_names()
+    args = Arguments(size="reduced", device="cpu", runs_dir=str(tmp_path))
+    made = list(parts(args, tmp_path))
+    assert [p.name for p in made] == plan_names()
     assert len({p.result for p in made}) == len(made)
     assert all((ROOT / source).is_file() for p in made for source in p.sources)
     assert [p.command[0] for p in made] == ["-m"] * 3 + ["train.py"] * 10
     with pytest.raises(SystemExit, match=r"device: this wants a CUDA device, got 'cpu'; expected cuda\..*"):
-        list(gsm8k_gpu.parts(gsm8k_gpu.Arguments(device="cpu"), tmp_path))
+        list(parts(Arguments(device="cpu"), tmp_path))
     with pytest.raises(SystemExit, match=r"size: unknown, got 'big'; expected one of full, reduced\."):
-        list(gsm8k_gpu.parts(gsm8k_gpu.Arguments(size="big"), tmp_path))
+        list(parts(Arguments(size="big"), tmp_path))
 
 
 def test_tests_are_counted(tmp_path: Path) -> None:
@@ -209,8 +211,8 @@ def test_tests_are_counted(tmp_path: Path) -> None:
     file, junit = tmp_path / "test_two.py", tmp_path / "t.xml"
     file.write_text("import pytest\ndef test_a(): pass\n@pytest.mark.skip\ndef test_b(): pass\n")
     words = ["-m", "pytest", "-q", "-c", "/dev/null", str(file), f"--junit-xml={junit}"]
-    assert gsm8k_gpu._run(words, None) == 0
-    made = gsm8k_gpu._result(gsm8k_gpu.Part("tests", words, junit, "cpu"), 1.0)
+    assert _run(words, None) == 0
+    made = _result(Part("tests", words, junit, "cpu"), 1.0)
     counts = {k: made["result"][k] for k in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": 2, "failures": 0, "errors": 0, "skipped": 1}
     assert made.keys() == KEYS
@@ -219,7 +221,7 @@ def test_tests_are_counted(tmp_path: Path) -> None:
 # -- reports -----------------------------------------------------------------------------------------------------------
 def test_reports_are_what_the_files_give() -> None:
     """Like `make table-check`: whoever changes a JSON or the writer rebuilds the texts."""
-    gsm8k_report.main(["check=true"])
+    main(["check=true"])
 
 
 def test_what_no_cuda_device_measured_is_unmeasured(tmp_path: Path) -> None:
@@ -227,13 +229,13 @@ def test_what_no_cuda_device_measured_is_unmeasured(tmp_path: Path) -> None:
     part = {"key": "k", "seconds": 61.0, "result": {"tests": 5, "failures": 0, "errors": 0, "skipped": 1}}
     part["result"] |= {"provenance": {"device": "Some GPU"}}  # type: ignore[operator]
     (tmp_path / "tests.json").write_text(json.dumps(part | {"part": "tests", "device": "cpu"}))
-    text = gsm8k_report.gpu_report(gsm8k_report.gpu_parts(tmp_path))
-    assert text.count("**unmeasured**") == len(gsm8k_gpu.plan_names())
+    text = gpu_report(gpu_parts(tmp_path))
+    assert text.count("**unmeasured**") == len(plan_names())
     assert "Some GPU" not in text
     (tmp_path / "tests.json").write_text(json.dumps(part | {"part": "tests", "device": "cuda"}))
-    text = gsm8k_report.gpu_report(gsm8k_report.gpu_parts(tmp_path))
+    text = gpu_report(gpu_parts(tmp_path))
     assert "| tests | Some GPU | 61 | 4 passed, 1 skipped |" in text
-    assert text.count("**unmeasured**") == len(gsm8k_gpu.plan_names()) - 1
+    assert text.count("**unmeasured**") == len(plan_names()) - 1
 
 
 def test_the_loss_takes_at_most_six_tenths_of_the_memory() -> None:

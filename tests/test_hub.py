@@ -22,11 +22,14 @@ from conftest import make_model, query_of, training_rows, write_jsonl
 from fake_hub import FakeHub
 from test_cli import FORM
 
-from harness import hub, identity, runs
-from harness.bad_input import BadInput
-from harness.cli import compositions, expand_home
-from harness.job import job_from
-from harness.schema import ROOT
+from harness.cli.preflight import expand_home
+from harness.config.compose import compositions
+from harness.config.validate import job_from
+from harness.errors import BadInput
+from harness.inputs.fingerprints import model_identity
+from harness.paths import ROOT
+from harness.records.ids import make_id
+from harness.records.plan import plan
 
 QWEN, MATH, GSM = "Qwen/Qwen3-0.6B-Base", "meta-math/MetaMathQA", "openai/gsm8k"
 CARD = """---
@@ -229,7 +232,7 @@ def test_a_moved_main_is_never_answered_with_an_old_number(
 def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp_path: Path) -> None:
     def ids(*words: str) -> str:
         (cfg,) = compositions(["benchmark=gsm8k", *words, *folders_of(tmp_path)], multirun=False)
-        return runs.make_id(job_from(cfg))
+        return make_id(job_from(cfg))
 
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")
@@ -366,12 +369,12 @@ def test_unreachable_is_asked_once_and_answered_from_the_cache(
 
 # -- from disk --------------------------------------------------------------------------------------------------------
 def test_folders_that_are_no_model(small_job: Any, folders: Path, monkeypatch: Any) -> None:
-    from harness.models import load_model, load_tokenizer
+    from harness.inputs.base_model import load_model, load_tokenizer
 
     def refusal(*words: str) -> str:
         def load() -> None:
             job = small_job(*words)
-            runs.plan(job)
+            plan(job)
             load_tokenizer(job.model)
             load_model(job)
 
@@ -398,7 +401,7 @@ def test_folders_that_are_no_model(small_job: Any, folders: Path, monkeypatch: A
 
 def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Path, monkeypatch: Any) -> None:
     """~, the working directory and the repository root: the same contents, hence the same run."""
-    expected = runs.make_id(small_job())
+    expected = make_id(small_job())
     monkeypatch.setenv("HOME", str(data_dir.parent))
     assert expand_home(["model.id=~/x", "runs_dir=~", "a=~b", "~seed", "a=b~/c"]) == [
         f"model.id={data_dir.parent}/x",
@@ -409,16 +412,16 @@ def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Pat
     ]
     words = [f"data.{s}.path=~/{data_dir.name}/{s}.jsonl" for s in ("train", "questions", "test")]
     words.append(f"model.id=~/{model_dir.relative_to(data_dir.parent)}")
-    assert runs.make_id(small_job(*expand_home(words))) == expected
+    assert make_id(small_job(*expand_home(words))) == expected
     monkeypatch.chdir(data_dir.parent)
-    assert runs.make_id(small_job(*[w.replace("~/", "") for w in words])) == expected
+    assert make_id(small_job(*[w.replace("~/", "") for w in words])) == expected
     tiny = [small_job("model.id=models/tiny").model, small_job(f"model.id={ROOT}/models/tiny").model]
-    assert len({identity.model_identity(spec, data_dir) for spec in tiny}) == 1
+    assert len({model_identity(spec, data_dir) for spec in tiny}) == 1
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])
 def test_an_empty_table_is_refused(small_job: Any, tmp_path: Path, name: str) -> None:
-    from harness.sources import read_questions
+    from harness.inputs.rows import read_questions
 
     file = tmp_path / name
     if name.endswith("parquet"):

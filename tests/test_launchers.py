@@ -17,7 +17,7 @@ import psutil
 import pytest
 from test_sweep import BROKEN, records, with_words
 
-from harness.schema import ROOT
+from harness.paths import ROOT
 
 LAUNCHERS = {
     "basic": [],

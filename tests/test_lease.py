@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from harness import launchers, lease
-from harness.cli import preflight
-from harness.schema import ROOT
+from harness.cli.launcher_check import check_launcher
+from harness.cli.preflight import preflight
+from harness.device import one_gpu
+from harness.paths import ROOT
 
 HOLD = """
 import sys, time
@@ -89,13 +90,13 @@ def test_cuda_becomes_the_leased_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda n: type("Properties", (), {"uuid": f"GPU-{n}"}))
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    lease.one_gpu("cpu")
+    one_gpu("cpu")
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / f"hookbench-gpus-{os.getuid()}"
     other = holder(folder, "GPU-0")
     line(other.stdout)
     for device in ("cuda", "cuda", "cuda:2", "cuda:1"):
-        lease.one_gpu(device)
+        one_gpu(device)
     other.kill()
     other.communicate()
     assert chosen == [1, 1, 2, 1]
@@ -127,8 +128,8 @@ def test_what_no_node_has_is_refused(
 
 
 def test_swept_words_are_none_of_the_launchers(overrides: list[str]) -> None:
-    launchers.check_launcher([*overrides, "seed=0,1", "experiment=quick,seeds", "variant=lora,dora"], [])
-    launchers.check_launcher(["experiment=quick", "hydra.launcher.n_jobs=1", "hydra/launcher=joblib"], [])
+    check_launcher([*overrides, "seed=0,1", "experiment=quick,seeds", "variant=lora,dora"], [])
+    check_launcher(["experiment=quick", "hydra.launcher.n_jobs=1", "hydra/launcher=joblib"], [])
 
 
 PLUGINS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
@@ -162,8 +163,8 @@ def test_joblib_starts_no_more_processes_than_there_are_gpus(
     on_gpu = dataclasses.replace(small_job(), device="cuda")
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]
     with pytest.raises(SystemExit) as stopped:
-        launchers.check_launcher(words, [on_gpu])
+        check_launcher(words, [on_gpu])
     assert str(stopped.value.code).startswith("hydra.launcher.n_jobs: more processes than GPUs, got 3; expected an int")
-    launchers.check_launcher(words[:1], [on_gpu])
-    launchers.check_launcher(words, [small_job()])
-    launchers.check_launcher(words, [dataclasses.replace(on_gpu, share_gpu=True)])
+    check_launcher(words[:1], [on_gpu])
+    check_launcher(words, [small_job()])
+    check_launcher(words, [dataclasses.replace(on_gpu, share_gpu=True)])

@@ -11,7 +11,8 @@ from typing import Any
 import factory
 import pytest
 
-from harness import publish, table
+from harness.report.build import files
+from harness.report.table import rows
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1300,1000")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
@@ -41,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     records = factory.study(seeds=3, questions=120)
     published = factory.write(folder / "published", *records)
-    made = publish.files(table.rows(records), records, [published])
+    made = files(rows(records), records, [published])
     (folder / "alone").mkdir()
     (folder / "alone" / "index.html").write_text(made["index.html"])
     return folder / "alone" / "index.html"
@@ -114,7 +115,7 @@ def test_texts_of_records_cannot_run_in_it(browser: Any, tmp_path: Path) -> None
     """A record's names are shown as they are, whatever they hold."""
     evil = "<img src=x onerror=document.title='broken'>"
     records = [factory.record(evil.replace("/", ""), questions=60), factory.record(questions=60)]
-    (tmp_path / "index.html").write_text(publish.files(table.rows(records), records, [])["index.html"])
+    (tmp_path / "index.html").write_text(files(rows(records), records, [])["index.html"])
     browser.get((tmp_path / "index.html").as_uri())
     assert browser.title == "hookbench: results"
     assert evil in browser.find_element("css selector", "tbody").text

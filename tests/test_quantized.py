@@ -13,7 +13,7 @@ from torch import nn
 import adapters as ad
 from adapters._contract import Calibration
 from adapters._weights import dense_weight, quantization, values_sha256
-from harness.probe import probe, quantized_linear, quantized_model
+from tools.probe_quantized import probe, quantized_linear, quantized_model
 
 bnb = pytest.importorskip("bitsandbytes")
 for name in ("adapters", "bitsandbytes"):

@@ -18,16 +18,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import adapters as ad
-from harness import compare, plots, publish, sections, stats, table
-from harness.bad_input import BadInput
-from harness.schema import ROOT
+from harness.errors import BadInput
+from harness.paths import ROOT
+from harness.records.store import read_records
+from harness.report.build import README, REFERENCE, build, files
+from harness.report.markdown import markdown
+from harness.report.others import read_peft, references
+from harness.report.plots import _style, figures, pareto
+from harness.report.publish import check, rebuild, show
+from harness.report.sections import roles
+from harness.report.stats import estimate, holm, mcnemar
+from harness.report.table import pair_rows, rows
 
 RECORDS = factory.study(seeds=3, questions=120)
 
 
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
-    return table.rows(RECORDS)
+    return rows(RECORDS)
 
 
 def chosen(frame: pd.DataFrame, variant: str) -> Any:
@@ -36,7 +44,7 @@ def chosen(frame: pd.DataFrame, variant: str) -> Any:
 
 
 def test_roles_are_variants() -> None:
-    roles = sections.roles()
+    roles = roles()
     assert {roles.baseline, roles.floor} <= ad.VARIANTS.keys()
 
 
@@ -53,7 +61,7 @@ def test_rates_are_chosen_on_validation_with_an_equal_budget() -> None:
             share = 1.0 if r["lr"] == 1e-3 else 0.0
             right = [share == 1.0] * r["test"]["total"]
             r["test"] |= {"correct_bits": factory.to_bits(right), "accuracy": share, "correct": sum(right)}
-        frame = table.rows(records)
+        frame = rows(records)
         row = chosen(frame, "hra")
         assert (row["lr"], bool(row["edge"]), row["rates"]) == (3e-3, False, 3)
         assert {r["lr"]: r["valid_common"] for _, r in frame.iterrows()} == valid
@@ -66,7 +74,7 @@ def test_edges_and_divergence_are_said(frame: pd.DataFrame) -> None:
     assert (ia3["lr"], bool(ia3["edge"]), ia3["curve_diverged"]) == (3e-3, False, 1)
     lost = frame[(frame["variant"] == "ia3") & (frame["lr"] == 1e-2)].iloc[0]
     assert (lost["valid_common"], lost["seeds"], lost["diverged"]) == (0.0, 0, 1)
-    text = table.markdown(frame, {})
+    text = markdown(frame, {})
     assert "| 0.01 (edge) |" in text
     assert "[ia3](https://arxiv.org/abs/2205.05638) (1 diverged)" in text
     assert "a better one may lie outside" in text
@@ -76,9 +84,9 @@ def test_a_rate_at_which_all_runs_diverge_is_never_chosen() -> None:
     lost = [factory.record("hra", s, 1e-2, status="diverged") for s in (0, 1)]
     poor = factory.record("hra", 0, 1e-3, skill=-4.0)
     failed = factory.record("hra", 0, 3e-3, status="failed")
-    row = chosen(table.rows([*lost, poor, failed]), "hra")
+    row = chosen(rows([*lost, poor, failed]), "hra")
     assert (row["lr"], row["curve_diverged"], row["curve_failed"]) == (1e-3, 2, 1)
-    assert chosen(table.rows(lost), "hra")["seeds"] == 0
+    assert chosen(rows(lost), "hra")["seeds"] == 0
 
 
 # -- comparisons -------------------------------------------------------------------------------------------------------
@@ -92,11 +100,11 @@ def test_differences_are_those_of_the_records(frame: pd.DataFrame) -> None:
     }
     hra = chosen(frame, "hra")
     assert hra["difference"] == pytest.approx(bits["hra"].mean() - bits["lora"].mean())
-    e = stats.estimate(bits["hra"], bits["lora"])
+    e = estimate(bits["hra"], bits["lora"])
     assert (hra["difference_low"], hra["difference_high"], hra["p"]) == (e.low, e.high, e.p)
     compared = frame[frame["difference"].notna()]
     assert len(compared) == 8
-    assert list(compared["p_holm"]) == pytest.approx(stats.holm(list(compared["p"])))
+    assert list(compared["p_holm"]) == pytest.approx(holm(list(compared["p"])))
     assert pd.isna(chosen(frame, "lora")["difference"])
 
 
@@ -115,7 +123,7 @@ def test_what_cannot_be_compared_is_not(other: dict[str, Any]) -> None:
     odd = [factory.record("hra", s, skill=2.0, **other) for s in (0, 1)]
     if "benchmark" in other:
         odd = [r | {"benchmark": "b", "run_id": r["run_id"].replace("tiny-tiny", "b-tiny")} for r in odd]
-    frame = table.rows([*base, *odd, factory.record("none", None, None)])
+    frame = rows([*base, *odd, factory.record("none", None, None)])
     assert pd.isna(chosen(frame, "hra")["difference"])
     assert pd.isna(chosen(frame, "hra")["p_holm"])
     if "quantization" not in other:
@@ -124,14 +132,14 @@ def test_what_cannot_be_compared_is_not(other: dict[str, Any]) -> None:
         ]
         assert len(titles) == 2
         assert len(set(titles)) == 2
-    same = table.rows([*base, *(factory.record("hra", s, skill=2.0) for s in (0, 1))])
+    same = rows([*base, *(factory.record("hra", s, skill=2.0) for s in (0, 1))])
     assert same["section"].nunique() == 1
     assert chosen(same, "hra")["difference"] > 0
 
 
 def test_seeds_of_two_scorers_are_not_averaged() -> None:
     with pytest.raises(SystemExit, match=r"seeds were scored by different versions of the scorer\. Score them again"):
-        table.rows([factory.record(seed=0, scorer=1), factory.record(seed=1, scorer=2)])
+        rows([factory.record(seed=0, scorer=1), factory.record(seed=1, scorer=2)])
 
 
 def test_nothing_inside_the_noise_is_bold() -> None:
@@ -139,19 +147,19 @@ def test_nothing_inside_the_noise_is_bold() -> None:
     lora = [factory.record("lora", s) for s in range(4)]
     near = [factory.record("hra", s, skill=0.1) for s in range(4)]
     far = [factory.record("dora", s, skill=2.5) for s in range(4)]
-    text = table.markdown(table.rows([*lora, *near, *far]), {})
+    text = markdown(rows([*lora, *near, *far]), {})
     lines = {v: next(x for x in text.splitlines() if x.startswith(f"| [{v}]")) for v in ("lora", "hra", "dora")}
     assert {v: "**" in line for v, line in lines.items()} == {"lora": False, "hra": False, "dora": True}
     for records in ([lora[0], far[0]], [*lora, far[0]], [lora[0], *far]):
-        frame = table.rows(records)
+        frame = rows(records)
         row = chosen(frame, "dora")
         assert row["p_holm"] < 0.001 or row["test"] == "crossed bootstrap"
         assert not row["clear"]
-        text = table.markdown(frame, {})
+        text = markdown(frame, {})
         assert "**" not in text.replace("**tiny-tiny**", "")
         assert "p < 0.001 †" in text or " †" in text
         assert "another seed may turn it round" in text
-    assert chosen(table.rows([lora[0], far[0]]), "dora")["test"] == "exact McNemar"
+    assert chosen(rows([lora[0], far[0]]), "dora")["test"] == "exact McNemar"
 
 
 def test_bold_is_rare_where_nothing_differs() -> None:
@@ -160,25 +168,25 @@ def test_bold_is_rare_where_nothing_differs() -> None:
     for n in range(20):
         names = ("lora", "dora", "hra", "pissa", "ia3", "eva")
         records = [factory.record(v, 10 * n + s, questions=200) for v in names for s in range(3)]
-        bold += table.rows(records)["clear"].fillna(False).astype(bool).any()
+        bold += rows(records)["clear"].fillna(False).astype(bool).any()
     assert bold <= 2
 
 
 def test_pairs_of_runs_by_mcnemar() -> None:
     records = [factory.record(v, s) for v in ("lora", "hra") for s in (0, 1)] + [factory.record("hra", 7)]
-    frame = table.pair_rows(records)
+    frame = pair_rows(records)
     assert len(frame) == 2  # seed 7 has no partner
     one, two = (r for r in records[:3:2])
     bits = [np.array(sections.from_bits(r["test"]["correct_bits"], 300)) for r in (two, one)]
-    assert tuple(frame.iloc[0][["only_run_right", "only_baseline_right", "p"]]) == stats.mcnemar(*bits)
+    assert tuple(frame.iloc[0][["only_run_right", "only_baseline_right", "p"]]) == mcnemar(*bits)
 
 
 def test_memory_is_counted_from_the_floor_by_the_same_meter(frame: pd.DataFrame) -> None:
     row = chosen(frame, "lora")
     assert (row["train_overhead_gb"], row["eval_overhead_gb"]) == pytest.approx((0.2, 0.0))
-    mixed = table.rows([factory.record("none", None, None), factory.record(peak="peak_allocated_gb")])
+    mixed = rows([factory.record("none", None, None), factory.record(peak="peak_allocated_gb")])
     assert pd.isna(chosen(mixed, "lora")["train_overhead_gb"])
-    head, _, *body = [x for x in table.markdown(mixed, {}).splitlines() if x.startswith("|")]
+    head, _, *body = [x for x in markdown(mixed, {}).splitlines() if x.startswith("|")]
     assert "peak GPU train / eval, GB" in head
     assert "peak RSS train / eval, GB" in head
     assert [row.count("0.70 |") for row in body] == [1, 1]
@@ -189,9 +197,7 @@ def test_what_speaks_against_a_row_is_said() -> None:
     odd["provenance"] = odd["provenance"] | {"dirty": True}
     odd["health"] = odd["health"] | {"moved": False}
     odd["test"] = odd["test"] | {"truncated": 60}
-    text = table.markdown(
-        table.rows([factory.record(seed=0), odd]), {"lora": {"8bit": "yes", "4bit": "RuntimeError: x"}}
-    )
+    text = markdown(rows([factory.record(seed=0), odd]), {"lora": {"8bit": "yes", "4bit": "RuntimeError: x"}})
     for said in (
         "different versions of the adapter code",
         "a health check failed",
@@ -207,10 +213,10 @@ def test_what_speaks_against_a_row_is_said() -> None:
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: Any) -> Path:
     """README and an empty reports/, so that tests change none of the repository's."""
-    (tmp_path / "README.md").write_bytes(publish.README.read_bytes())
+    (tmp_path / "README.md").write_bytes(README.read_bytes())
     for name, path in (("ROOT", ""), ("README", "README.md"), ("REPORTS", "reports"), ("PUBLISHED", "runs/published")):
         monkeypatch.setattr(publish, name, tmp_path / path)
-    build = publish.build
+    build = build
     monkeypatch.setattr(publish, "build", lambda: build(tmp_path / "runs" / "published"))
     return tmp_path
 
@@ -218,29 +224,29 @@ def repository(tmp_path: Path, monkeypatch: Any) -> Path:
 def test_check_holds_every_file_to_the_records(repository: Path, monkeypatch: Any, capsys: Any) -> None:
     """One byte anywhere, a file too few or a figure too many fails; half-written and foreign records are only named."""
     published = factory.write(repository / "runs" / "published", *RECORDS)
-    publish.rebuild()
-    publish.check()
+    rebuild()
+    check()
     made = sorted(p for p in (repository / "reports").rglob("*") if p.is_file())
     assert {p.suffix for p in made} == {".csv", ".md", ".html", ".svg"}
     assert len(made) == 8
-    texts = publish.build()
+    texts = build()
     with monkeypatch.context() as patch:
         patch.setattr(publish, "build", lambda: texts)  # it takes a second, and the records do not change here
         _break_each([*made, repository / "README.md"])
-    publish.check()
+    check()
     (published / "half").mkdir()
     (published / "half" / "result.json").write_text(json.dumps(RECORDS[0])[:300])
     (published / "foreign").mkdir()
     capsys.readouterr()
-    publish.check()
+    check()
     said = capsys.readouterr().out
     assert "not counted: half: not a record" in said
     assert "not counted: foreign: no result.json" in said
     stale = repository / "reports" / "plots" / "old-loss.svg"
     stale.write_text("")
     with pytest.raises(SystemExit, match=r"old-loss\.svg: not what"):
-        publish.check()
-    publish.rebuild()
+        check()
+    rebuild()
     assert not stale.exists()
 
 
@@ -250,19 +256,19 @@ def _break_each(files: list[Path]) -> None:
         at = before.rindex(b"lora")
         file.write_bytes(before[:at] + b"Lora" + before[at + 4 :])
         with pytest.raises(SystemExit, match=f"{re.escape(file.name)}: not what runs/published gives"):
-            publish.check()
+            check()
         if file.name != "README.md":
             file.unlink()
             with pytest.raises(SystemExit, match=f"{re.escape(file.name)}: not what runs/published gives"):
-                publish.check()
+                check()
         file.write_bytes(before)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_with_no_run_and_with_one(repository: Path, count: int) -> None:
     factory.write(repository / "runs" / "published", *RECORDS[1 : 1 + count])
-    publish.rebuild()
-    publish.check()
+    rebuild()
+    check()
     text = (repository / "reports" / "index.html").read_text()
     assert ("No published runs yet." in text) == (count == 0)
     assert len(list((repository / "reports").rglob("*.svg"))) == 3 * count  # no curve of learning rates
@@ -272,13 +278,13 @@ def test_with_no_run_and_with_one(repository: Path, count: int) -> None:
 def test_another_process_writes_the_same_bytes(tmp_path: Path, frame: pd.DataFrame) -> None:
     """Other hash seed, time zone, locale and working matplotlibrc; no date and no version in any file."""
     published = factory.write(tmp_path / "published", *RECORDS)
-    here = publish.files(table.rows(table.read_records([published]).records), RECORDS, [published])
+    here = files(rows(read_records([published]).records), RECORDS, [published])
     code = f"""
 import json, pathlib
 from harness import publish, table
 folder = pathlib.Path({str(published)!r})
-found = table.read_records([folder])
-print(json.dumps(publish.files(table.rows(found.records), found.records, [folder])))
+found = read_records([folder])
+print(json.dumps(files(rows(found.records), found.records, [folder])))
 """
     (tmp_path / "matplotlibrc").write_text("font.size: 20\naxes.grid: True\n")
     odd = {
@@ -298,7 +304,7 @@ print(json.dumps(publish.files(table.rows(found.records), found.records, [folder
 
 
 def test_every_column_is_in_the_long_tables(frame: pd.DataFrame) -> None:
-    made = publish.files(frame, RECORDS, [])
+    made = files(frame, RECORDS, [])
     for head in (
         "variant", "8-bit", "4-bit", "test accuracy", "seeds", "difference to lora", "lr", "trained parameters",
         "file, kB", "peak RSS train / eval", "RSS above untrained", "tokens/s", "attach, s",
@@ -314,7 +320,7 @@ def test_every_column_is_in_the_long_tables(frame: pd.DataFrame) -> None:
 # -- figures -----------------------------------------------------------------------------------------------------------
 @given(st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(0, 9).map(float)), max_size=12))
 def test_pareto_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
-    front = plots.pareto(points)
+    front = pareto(points)
     beaten = [p for p in points if any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
     assert set(front) == set(points) - set(beaten)
     assert front == sorted(front)
@@ -322,9 +328,9 @@ def test_pareto_front_is_what_nothing_beats(points: list[tuple[float, float]]) -
 
 def test_figures_can_be_told_apart_without_colour(frame: pd.DataFrame) -> None:
     """A marker for each of as many variants as there are, and every variant named in every figure."""
-    style = plots._style(sorted(ad.VARIANTS))
+    style = _style(sorted(ad.VARIANTS))
     assert len({marker for _, marker in style.values()}) == len(style)
-    drawn = plots.figures("t", frame, {c: [(1, 1.0), (2, 0.5)] for c in frame["cell"]}, None)
+    drawn = figures("t", frame, {c: [(1, 1.0), (2, 0.5)] for c in frame["cell"]}, None)
     assert drawn.keys() == {"accuracy", "learning_rate", "loss", "cost"}
     for name, svg in drawn.items():
         missing = [v for v in factory.SKILLS if not re.search(rf">{v}[ :<]", svg)]
@@ -385,7 +391,7 @@ def test_pefts_results_stand_beside_ours(tmp_path: Path, repository: Path, capsy
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "half.json").write_text(json.dumps(peft_result())[:500])
     (folder / "README.md").write_text("")
-    frame, skipped = compare.read_peft(folder)
+    frame, skipped = read_peft(folder)
     assert sorted(frame["cell"]) == sorted(good)
     assert sorted(line.split(":")[0] for line in skipped) == sorted(f"{n}.json" for n in [*broken, "half"])
     new, first = frame.set_index("cell").loc["new"], frame.set_index("cell").loc["old"]
@@ -395,14 +401,14 @@ def test_pefts_results_stand_beside_ours(tmp_path: Path, repository: Path, capsy
     assert frame["difference"].isna().all()
 
     runs = factory.write(repository / "local", factory.record(), factory.record("hra", skill=1.0))
-    publish.show(str(runs), str(folder))
+    show(str(runs), str(folder))
     assert "not counted: half.json" in capsys.readouterr().out
     local = repository / "reports" / "local"
     for name in ("results.md", "index.html"):
         assert "theirs, not run here" in (local / name).read_text()
         assert "lora/llama-3.2-3B-rank32 r32 (1 failed)" in (local / name).read_text()
     assert any("theirs" in p.name for p in (local / "plots").glob("*.svg"))
-    publish.rebuild()
+    rebuild()
     assert "theirs, not run here): meta" not in (repository / "reports" / "results.md").read_text()
 
 
@@ -412,13 +418,13 @@ def test_a_wrong_folder_is_refused(tmp_path: Path, what: str) -> None:
     with pytest.raises(
         BadInput, match=r"^compare: no JSON files, got '.*'; expected a folder of PEFT's result files\.$"
     ):
-        compare.read_peft(tmp_path / what)
+        read_peft(tmp_path / what)
 
 
 def test_published_figures_name_their_source() -> None:
     """Each with its own table, best first, Wilson's interval added; the figures are the file's."""
-    found = compare.references(publish.REFERENCE)
-    assert len(found) == len(list(publish.REFERENCE.glob("*.csv"))) == 2
+    found = references(REFERENCE)
+    assert len(found) == len(list(REFERENCE.glob("*.csv"))) == 2
     lite, peft = found
     assert lite.source == "https://github.com/wassname/lora-lite"
     assert lite.body[0][:2] == ["LoRA", "63.2 [60.6, 65.8]"]
@@ -426,4 +432,4 @@ def test_published_figures_name_their_source() -> None:
     assert len(peft.body) == 63
     values = [float(row[1].split()[0]) for row in peft.body]
     assert values == sorted(values, reverse=True)
-    assert compare.references(Path("/nowhere")) == []
+    assert references(Path("/nowhere")) == []

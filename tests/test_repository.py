@@ -15,9 +15,9 @@ import yaml
 from omegaconf import OmegaConf
 
 import adapters as ad
-from harness.cli import compositions
-from harness.job import job_from
-from harness.schema import CONF, ROOT
+from harness.config.compose import compositions
+from harness.config.validate import job_from
+from harness.paths import CONF, ROOT
 
 GROUPS = {"benchmark", "model", "data", "variant", "quantization", "tracking", "experiment", "hydra/launcher"}
 BENCHMARKS = sorted(p.stem for p in (CONF / "benchmark").glob("*.yaml"))

@@ -17,11 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import adapters as ad
-from harness import identity, job, runs, training
-from harness.bad_input import BadInput
-from harness.cli import compositions
-from harness.evaluation import from_bits, to_bits
-from harness.job import Job, job_from
+from harness.config.compose import compositions
+from harness.config.job import Job, Source
+from harness.config.validate import job_from
+from harness.errors import BadInput
+from harness.evaluation.metrics import from_bits, to_bits
+from harness.hashing import file_sha256
+from harness.records.ids import make_id, science
+from harness.records.plan import begin, plan
+from harness.records.store import PUBLISHED, lock, write_record
 from harness.run import run
 
 
@@ -43,7 +47,7 @@ from harness.run import run
 def test_ids_are_the_designs(words: str, expected: str, cache_dir: Path) -> None:
     """With nothing else changed there is no hash; what is neither science nor an axis of the variant is not in it."""
     (cfg,) = compositions(["benchmark=tiny", *words.split(), f"cache_dir={cache_dir}"], multirun=False)
-    assert runs.make_id(job_from(cfg)) == f"tiny-tiny__{expected}"
+    assert make_id(job_from(cfg)) == f"tiny-tiny__{expected}"
 
 
 SCIENCE: dict[str, list[Any]] = {
@@ -73,7 +77,7 @@ ELSEWHERE: dict[str, list[Any]] = {
     "share_gpu": [False, True],
     "gradient_checkpointing": [False, True],
     "eval_repeat": [1, 2],
-    "platinum": [job.Source("/p", None, None, "test", None, {}), job.Source(None, None, None, "test", None, {})],
+    "platinum": [Source("/p", None, None, "test", None, {}), Source(None, None, None, "test", None, {})],
     "tracking": [job.Tracking("none", None, None), job.Tracking("wandb", "offline", "p")],
     "runs_dir": [Path("/a"), Path("/b")],
     "force": [False, True],
@@ -98,8 +102,8 @@ def test_equal_science_is_equal_ids(
         one = dataclasses.replace(base, **first)
         other = dataclasses.replace(base, **(second | where))
         same = dataclasses.replace(base, **first, **where)
-        sciences = [runs.science(j) for j in (one, other, same)]
-        ids = [runs.make_id(j, s) for j, s in zip((one, other, same), sciences, strict=True)]
+        sciences = [science(j) for j in (one, other, same)]
+        ids = [make_id(j, s) for j, s in zip((one, other, same), sciences, strict=True)]
     assert ids[0] == ids[2]
     assert sciences[0] == sciences[2]
     differ = any(getattr(one, k) != getattr(other, k) for k in SCIENCE)
@@ -108,7 +112,7 @@ def test_equal_science_is_equal_ids(
     assert all(len(i) <= 200 and re.fullmatch(r"[\w.+-]+", i) for i in ids)
 
 
-hashed_once = functools.lru_cache(None)(identity.file_sha256)
+hashed_once = functools.lru_cache(None)(file_sha256)
 _made: list[Job] = []
 
 
@@ -124,27 +128,27 @@ def _usual(base: Job) -> Job:
 
 
 def test_contents_enter_and_places_do_not(small_job: Any, model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    first = runs.science(small_job())
+    first = science(small_job())
     for name, source in (("model", model_dir), ("data", data_dir)):
         shutil.copytree(source, tmp_path / name)
     moved = ["train", "questions", "test"]
     words = [f"data.{s}.path={tmp_path / 'data' / s}.jsonl" for s in moved] + [f"model.id={tmp_path / 'model'}"]
     words += [f"benchmark.forgetting_text={tmp_path / 'data' / 'other.txt'}"]
     job = small_job(*words)
-    assert runs.science(job) == first
-    assert runs.make_id(job) == runs.make_id(small_job())
+    assert science(job) == first
+    assert make_id(job) == make_id(small_job())
 
-    ids = {runs.make_id(job)}
+    ids = {make_id(job)}
     weights = [tmp_path / "model" / name for name in ("config.json", "model.safetensors")]
     for file in [*(tmp_path / "data").iterdir(), *weights]:
         before = file.read_bytes()
         file.write_bytes(before + b" ")
-        ids.add(runs.make_id(job))
+        ids.add(make_id(job))
         file.write_bytes(before)
     assert len(ids) == 7
-    assert runs.make_id(job) == runs.make_id(small_job())
+    assert make_id(job) == make_id(small_job())
     columns = small_job(*words, "data.test.columns.answer=solution")
-    assert runs.make_id(columns) not in ids
+    assert make_id(columns) not in ids
 
 
 @pytest.mark.parametrize("variant", sorted(ad.VARIANTS))
@@ -153,13 +157,13 @@ def test_every_setting_of_a_variant_is_in_its_science(variant: str, cache_dir: P
     (cfg,) = compositions(words, multirun=False)
     job = job_from(cfg)
     fields = {f"adapter.{f.name}" for f in dataclasses.fields(job.adapter)}
-    found = {k for k in runs.science(job) if k.startswith("adapter.")}
+    found = {k for k in science(job) if k.startswith("adapter.")}
     assert found == (fields if job.trains else set())
 
 
 # -- what is there already --------------------------------------------------------------------------------------------
 def record_of(job: Job) -> tuple[Path, dict[str, Any]]:
-    folder = job.runs_dir / runs.make_id(job)
+    folder = job.runs_dir / make_id(job)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -179,7 +183,7 @@ def test_finished_runs_are_skipped_refused_or_replaced(small_job: Any, capsys: A
         ({"code_hash": "x"}, "code of lora"),
         ({"science_hash": "x", "science": record["science"] | {"clip": 7.0, "gone": 1}}, "clip, gone"),
     ):
-        runs.write_record(folder, record | changed)
+        write_record(folder, record | changed)
         what = f"{folder.name}: finished already, but not with the same {named}."
         with pytest.raises(BadInput) as refused:
             run(job)
@@ -193,7 +197,7 @@ def test_finished_runs_are_skipped_refused_or_replaced(small_job: Any, capsys: A
     assert kept.name.startswith(folder.name)
     assert json.loads((kept / "result.json").read_text()) == record | changed
     assert (kept / "adapter.safetensors").exists()
-    assert runs.plan(job).action == "skip"
+    assert plan(job).action == "skip"
 
 
 DAMAGED = [b"", b"{", b"\xff\xfe", b"[1]", b'"text"', b"{}"]
@@ -204,10 +208,10 @@ FOREIGN = [b'{"status": "done"}', b'{"status": "running"}', b'{"status": []}']
 def test_damaged_and_foreign_records_do_not_count(small_job: Any, content: bytes) -> None:
     """Nothing is skipped for them, and a finished-looking one is not overwritten either."""
     job = small_job()
-    made = runs.plan(job)
+    made = plan(job)
     made.folder.mkdir(parents=True)
     (made.folder / "result.json").write_bytes(content)
-    found = runs.plan(job)
+    found = plan(job)
     assert found.action == ("refuse" if b"done" in content else "run")
     assert (made.folder / "result.json").read_bytes() == content
 
@@ -218,8 +222,8 @@ def test_published_records_never_count_as_finished(small_job: Any) -> None:
     folder, _ = record_of(job)
     (job.runs_dir / "published").mkdir()
     folder.rename(job.runs_dir / "published" / folder.name)
-    assert runs.plan(job).action == "run"
-    assert job.runs_dir != runs.PUBLISHED
+    assert plan(job).action == "run"
+    assert job.runs_dir != PUBLISHED
 
 
 def test_a_duplicate_waits_and_skips(small_job: Any, tmp_path: Path, capsys: Any) -> None:
@@ -229,7 +233,7 @@ def test_a_duplicate_waits_and_skips(small_job: Any, tmp_path: Path, capsys: Any
     folder, record = record_of(job)
     folder.rename(tmp_path / "finished elsewhere")
     found: list[Any] = []
-    with runs.lock(job.runs_dir, folder.name):
+    with lock(job.runs_dir, folder.name):
         second = threading.Thread(target=lambda: found.append(run(job)))
         second.start()
         time.sleep(1)
@@ -261,7 +265,7 @@ def test_failed_runs_are_recorded_and_run_again(small_job: Any, monkeypatch: Any
     assert record["status"] == "failed"
     assert record["error"]["class"] == "RuntimeError"
     assert "in fails" in record["error"]["traceback"]
-    assert runs.plan(job).action == "resume"  # from step 4
+    assert plan(job).action == "resume"  # from step 4
     again = run(job)
     assert (again["status"], again["test"]) == ("done", whole["test"])
     assert again["train"]["loss_last"] == whole["train"]["loss_last"]
@@ -280,23 +284,23 @@ def test_diverged_is_an_outcome(small_job: Any, monkeypatch: Any, capsys: Any) -
     assert record["error"]["message"] == "loss nan, gradient norm nan at step 1"
     assert "in flush" in record["error"]["traceback"]
     assert "diverged: loss nan" in capsys.readouterr().out
-    assert runs.plan(job).action == "skip"
+    assert plan(job).action == "skip"
     assert run(job) == record_of(job)[1]
     assert run(small_job("seed=1"))["status"] == "done"
 
 
 def test_unfinished_runs_resume_only_if_they_are_the_same(small_job: Any) -> None:
     job = small_job()
-    made = runs.plan(job)
-    runs.begin(made, "x")
-    assert runs.plan(job).action == "resume"
+    made = plan(job)
+    begin(made, "x")
+    assert plan(job).action == "resume"
     started = made.folder / "checkpoint" / "started.json"
     for changed in ({"science_hash": "x"}, {"code_hash": "x"}):
         started.write_text(json.dumps({"science_hash": made.science_hash, "code_hash": made.code_hash} | changed))
-        assert runs.plan(job).action == "run"
+        assert plan(job).action == "run"
     started.write_bytes(b"\xff")
-    assert runs.plan(job).action == "run"
-    runs.begin(runs.plan(job), "y")
+    assert plan(job).action == "run"
+    begin(plan(job), "y")
     assert (made.folder / "config.yaml").read_text() == "y"
     assert len(list((job.runs_dir / ".replaced").iterdir())) == 1
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.power import tt_solve_power
 
-from harness import stats
+from harness.report.stats import _draws, crossed_bootstrap, detectable, estimate, holm, mcnemar, standard_error
 
 TRIALS = int(os.environ.get("DRILL", "1")) * 200  # DRILL=10: the long form of the simulations
 
@@ -47,7 +47,7 @@ def test_standard_error_of_a_mean_is_that_of_the_two_way_layout(shape: tuple[int
         rest = sum((y[i, j] - by_seed[i] - by_question[j] + grand) ** 2 for i, j in cells) / ((s - 1) * (q - 1))
         assert seeds > rest
         expected = (questions + seeds - rest) / (s * q)
-    assert stats.standard_error([y > 0.5])[0] == pytest.approx(math.sqrt(expected), rel=1e-9)
+    assert standard_error([y > 0.5])[0] == pytest.approx(math.sqrt(expected), rel=1e-9)
 
 
 def test_one_run_against_one_is_the_paired_t_test() -> None:
@@ -56,7 +56,7 @@ def test_one_run_against_one_is_the_paired_t_test() -> None:
     hard = rng.normal(size=(1, 400))
     one, two = (simulated(rng, 1, 400, spread=0.0, hard=hard + k) for k in (0.3, 0.0))
     expected = scipy_stats.ttest_rel(one[0].astype(float), two[0].astype(float))
-    found = stats.estimate(one, two, resamples=20_000)
+    found = estimate(one, two, resamples=20_000)
     assert found.value / found.se == pytest.approx(expected.statistic, rel=1e-9)
     assert found.df == pytest.approx(399)
     assert found.p == pytest.approx(expected.pvalue, abs=0.01)
@@ -68,7 +68,7 @@ def test_draws_are_those_of_a_bootstrap_written_as_loops() -> None:
     rng = np.random.default_rng(5)
     hard = rng.normal(size=(1, 30))
     one, two = simulated(rng, 3, 30, spread=0.5, hard=hard), simulated(rng, 2, 30, spread=0.5, hard=hard)
-    found = stats._draws([one, two], 4000, 0)
+    found = _draws([one, two], 4000, 0)
     slow = []
     for _ in range(4000):
         asked = rng.integers(30, size=30)
@@ -80,7 +80,7 @@ def test_draws_are_those_of_a_bootstrap_written_as_loops() -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40).flatmap(lambda a: st.tuples(st.just(a), st.permutations(a))))
 def test_mcnemar_is_a_sign_test_of_the_discordant_questions(pair: tuple[list[bool], list[bool]]) -> None:
-    one, two, p = stats.mcnemar(np.array(pair[0]), np.array(pair[1]))
+    one, two, p = mcnemar(np.array(pair[0]), np.array(pair[1]))
     assert (one, two) == (
         sum(a > b for a, b in zip(*pair, strict=True)),
         sum(a < b for a, b in zip(*pair, strict=True)),
@@ -97,17 +97,17 @@ def test_holm_as_in_his_paper(p: list[float]) -> None:
     for k, n in enumerate(sorted(range(len(p)), key=lambda n: p[n])):
         worst = max(worst, min(1.0, (len(p) - k) * p[n]))
         expected[n] = worst
-    assert stats.holm(p) == pytest.approx(expected)
-    assert stats.holm([]) == []
+    assert holm(p) == pytest.approx(expected)
+    assert holm([]) == []
 
 
 @pytest.mark.parametrize("df", [4.0, 30.0, 1318.0])
 def test_detectable_difference_has_the_power_it_says(df: float) -> None:
     """Against statsmodels' solution by the non-central t; and 3.5 points for one pair of runs on 1,319 questions."""
     exact = tt_solve_power(nobs=df + 1, alpha=0.05, power=0.8) * math.sqrt(df + 1)
-    assert stats.detectable(1.0, df) == pytest.approx(exact, rel=0.05)
+    assert detectable(1.0, df) == pytest.approx(exact, rel=0.05)
     discordant = 0.2  # share of questions on which two runs differ
-    assert stats.detectable(math.sqrt(discordant / 1319), 1318.0) == pytest.approx(0.0345, abs=0.0005)
+    assert detectable(math.sqrt(discordant / 1319), 1318.0) == pytest.approx(0.0345, abs=0.0005)
 
 
 # -- against a known truth ---------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_intervals_hold_the_truth(seeds: int, spread: float) -> None:
     truth = float((1 / (1 + np.exp(-everyone))).mean())
     inside = 0
     for _ in range(TRIALS):
-        found = stats.estimate(simulated(rng, seeds, 200, spread=spread), resamples=400)
+        found = estimate(simulated(rng, seeds, 200, spread=spread), resamples=400)
         inside += found.low <= truth <= found.high
     least = 0.90 if seeds == 2 else 0.92
     assert inside / TRIALS >= least - 2 * math.sqrt(least * (1 - least) / TRIALS)
@@ -136,7 +136,7 @@ def test_equal_variants_are_rarely_called_different(seeds: int, spread: float) -
     for _ in range(TRIALS):
         hard = 1.3 * rng.normal(size=(1, 200))
         arms = [simulated(rng, seeds, 200, spread=spread, hard=hard) for _ in range(2)]
-        wrong += stats.estimate(*arms, resamples=400).p < 0.05
+        wrong += estimate(*arms, resamples=400).p < 0.05
     most = 0.06
     assert wrong / TRIALS <= most + 2 * math.sqrt(most * (1 - most) / TRIALS)
 
@@ -148,9 +148,9 @@ def test_a_family_of_equal_variants_is_rarely_called_different() -> None:
     for _ in range(trials):
         hard = 1.3 * rng.normal(size=(1, 150))
         arms = [simulated(rng, 3, 150, spread=0.2, hard=hard, own=0.3) for _ in range(9)]
-        p = [stats.estimate(a, arms[0], resamples=400).p for a in arms[1:]]
+        p = [estimate(a, arms[0], resamples=400).p for a in arms[1:]]
         any_raw += min(p) < 0.05
-        any_corrected += min(p) < 0.05 and min(stats.holm(p)) < 0.05
+        any_corrected += min(p) < 0.05 and min(holm(p)) < 0.05
     assert any_corrected / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
     assert any_raw > 2 * any_corrected
 
@@ -162,7 +162,7 @@ def test_one_seed_says_nothing_of_the_others() -> None:
     for _ in range(TRIALS):
         hard = 1.3 * rng.normal(size=(1, 400))
         one, two = (simulated(rng, 1, 400, spread=0.3, hard=hard, own=0.0) for _ in range(2))
-        wrong += stats.mcnemar(one[0], two[0])[2] < 0.05
+        wrong += mcnemar(one[0], two[0])[2] < 0.05
     assert wrong / TRIALS > 0.15
 
 
@@ -173,7 +173,7 @@ def test_found_is_what_was_put_in() -> None:
     for _ in range(TRIALS):
         hard = 1.3 * rng.normal(size=(1, 300))
         better = simulated(rng, 5, 300, spread=0.1, hard=hard + 0.55)
-        e = stats.estimate(better, simulated(rng, 5, 300, spread=0.1, hard=hard), resamples=400)
+        e = estimate(better, simulated(rng, 5, 300, spread=0.1, hard=hard), resamples=400)
         found += e.p < 0.05
         nc = 0.0908 / e.se  # 0.0908: the difference that 0.55 logits make here, by quadrature
         critical = scipy_stats.t.ppf(0.975, e.df)
@@ -184,18 +184,18 @@ def test_found_is_what_was_put_in() -> None:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_where_nothing_varies(seeds: int) -> None:
     right = np.ones((seeds, 20), dtype=bool)
-    assert stats.crossed_bootstrap(right) == (1.0, 1.0)
-    assert stats.estimate(right, right).p == 1.0
-    assert stats.estimate(right, ~right).p < 0.001
-    assert stats.estimate(right[:, :1]).low == 1.0
+    assert crossed_bootstrap(right) == (1.0, 1.0)
+    assert estimate(right, right).p == 1.0
+    assert estimate(right, ~right).p < 0.001
+    assert estimate(right[:, :1]).low == 1.0
     with pytest.raises(ValueError, match="arms of 20, 19 questions; expected the same ones"):
-        stats.estimate(right, right[:, 1:])
+        estimate(right, right[:, 1:])
 
 
 def test_the_same_runs_give_the_same_figures() -> None:
     right = simulated(np.random.default_rng(1), 3, 60, spread=0.2)
-    assert stats.estimate(right) == stats.estimate(right.copy())
+    assert estimate(right) == estimate(right.copy())
     other = simulated(np.random.default_rng(2), 2, 60, spread=0.2)
-    there, back = stats.estimate(right, other), stats.estimate(other, right)
+    there, back = estimate(right, other), estimate(other, right)
     assert (there.value, there.se, there.df) == pytest.approx((-back.value, back.se, back.df))
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.02)

@@ -19,13 +19,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from harness import run as run_module
-from harness import runs
-from harness.cli import compositions, preflight
-from harness.job import job_from
-from harness.run import run
-from harness.schema import CONF, ROOT
-from harness.table import read_records
+from harness.cli.preflight import preflight
+from harness.config.compose import compositions
+from harness.config.validate import job_from
+from harness.paths import CONF, ROOT
+from harness.records.ids import make_id
+from harness.records.plan import begin, plan
+from harness.records.store import read_record, read_records, write_record
+from harness.run import _loaded, run
 
 BROKEN = '{"question": "1+1?", "answer": "#### 2"}\n{"question": "2+2?", "answ\n'  # found when it is read, not before
 
@@ -71,7 +72,7 @@ def test_every_axis_in_one_line_and_axes_a_variant_lacks(cache_dir: Path) -> Non
     """variant × rank × lora_rank × lr × quantization × seed; for a variant without an axis it is the same run."""
     words = ["benchmark=tiny", "variant=antipasto_dplr,lora,ia3", "rank=4,8", "lora_rank=2,4", "lr=1e-3,1e-2"]
     words += ["quantization=none,4bit", "seed=0,1", f"cache_dir={cache_dir}"]
-    ids = [runs.make_id(job_from(c)) for c in compositions(words, multirun=True)]
+    ids = [make_id(job_from(c)) for c in compositions(words, multirun=True)]
     assert len(ids) == 3 * 2**5
     per_variant = {v: {i for i in ids if f"__{v}__" in i} for v in ("antipasto_dplr", "lora", "ia3")}
     assert [len(found) for found in per_variant.values()] == [32, 16, 8]
@@ -106,7 +107,7 @@ def test_a_grid_around_the_default_has_round_rates(cache_dir: Path) -> None:
     words = ["benchmark=tiny", "experiment=lr_grid", "variant=lora,hra", f"cache_dir={cache_dir}"]
     jobs = [job_from(c) for c in compositions(words, multirun=True)]
     assert [j.lr for j in jobs if j.variant == "lora"] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
-    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", runs.make_id(j)) for j in jobs)
+    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", make_id(j)) for j in jobs)
 
 
 # -- dry run ----------------------------------------------------------------------------------------------------------
@@ -115,9 +116,9 @@ def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any,
     done, stale, begun = (small_job(f"seed={n}") for n in range(3))
     for job in (done, stale):
         run(job)
-    folder = stale.runs_dir / runs.make_id(stale)
-    runs.write_record(folder, (runs.read_record(folder) or {}) | {"code_hash": "x"})
-    runs.begin(runs.plan(begun), "")
+    folder = stale.runs_dir / make_id(stale)
+    write_record(folder, (read_record(folder) or {}) | {"code_hash": "x"})
+    begin(plan(begun), "")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     capsys.readouterr()
     words = with_words(overrides, "variant=lora,ia3", "rank=8,9", "seed=0,1,2", "dry_run=true")
@@ -128,9 +129,9 @@ def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any,
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 12
     listed = {line.split()[1]: line for line in reversed(lines)}
-    expected = {runs.make_id(done): "skip", runs.make_id(stale): "refuse", runs.make_id(begun): "resume"}
+    expected = {make_id(done): "skip", make_id(stale): "refuse", make_id(begun): "resume"}
     assert {name: listed[name].split()[0] for name in expected} == expected
-    assert "not with the same code of lora" in listed[runs.make_id(stale)]
+    assert "not with the same code of lora" in listed[make_id(stale)]
     assert sum("the same run as above" in line for line in lines) == 3  # ia3 has no rank
     assert re.fullmatch(r"12 jobs: 6 to run, 1 to resume, 4 to skip, 1 to refuse; about \d+ s one after another", last)
 
@@ -187,7 +188,7 @@ def test_a_job_without_memory_leaves_a_sound_base_to_the_next(small_job: Any, mo
     (record,) = records(small_job().runs_dir).values()
     assert (record["status"], record["error"]["class"]) == ("failed", "OutOfMemoryError")
     after = run(small_job("seed=1"), in_sweep=True)
-    run_module._loaded.clear()
+    _loaded.clear()
     fresh = run(small_job("seed=1", "force=true"), in_sweep=True)
     assert after["test"] == fresh["test"]
     assert after["train"]["loss_last"] == fresh["train"]["loss_last"]
@@ -197,13 +198,13 @@ def test_a_finished_run_of_other_code_is_named_and_kept(overrides: list[str], sm
     """Refused in a sweep as in a single run: the old record stays, the exit code says so."""
     job = small_job()
     run(job)
-    folder = job.runs_dir / runs.make_id(job)
-    old = (runs.read_record(folder) or {}) | {"code_hash": "x"}
-    runs.write_record(folder, old)
+    folder = job.runs_dir / make_id(job)
+    old = (read_record(folder) or {}) | {"code_hash": "x"}
+    write_record(folder, old)
     done = train("-m", *with_words(overrides, "seed=0,1"))
     assert done.returncode == 1
     assert f"{folder.name}: finished before, but not with the same code of lora; force=true replaces it" in done.stderr
-    assert runs.read_record(folder) == old
+    assert read_record(folder) == old
     assert len(records(job.runs_dir)) == 2
 
 

@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
-from harness import publish as publishing
-from harness import table
-from harness.bad_input import BadInput
-from harness.evaluation import to_bits
-from harness.report import wilson
+from harness.errors import BadInput
+from harness.evaluation.metrics import to_bits
+from harness.records.store import read_records
+from harness.report.build import README, build
+from harness.report.markdown import BEGIN, END, markdown, with_table
+from harness.report.publish import check, publish, rebuild, show
+from harness.report.stats import crossed_bootstrap, wilson
+from harness.report.table import rows
 from harness.run import run
-from harness.stats import crossed_bootstrap
 
 QUESTIONS = 40
 
@@ -124,7 +126,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
     """Each with a reason; a table from the rest is the table without them."""
     good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
     write(tmp_path, *good)
-    alone = table.markdown(table.rows(table.read_records([tmp_path]).records), {})
+    alone = markdown(rows(read_records([tmp_path]).records), {})
     broken: dict[str, Any] = {
         "empty": "",
         "half": json.dumps(record())[:200],
@@ -150,11 +152,11 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
     write(tmp_path / "published", record("dora"))
     write(tmp_path / ".replaced", record("pissa"))
 
-    found = table.read_records([tmp_path, tmp_path / "no such folder"])
+    found = read_records([tmp_path, tmp_path / "no such folder"])
     assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
     assert sorted(line.split(":")[0] for line in found.skipped) == sorted([*broken, "started"])
     assert all(len(line.split(": ", 1)[1]) > 8 and "\n" not in line for line in found.skipped)
-    assert table.markdown(table.rows(found.records), {}) == alone
+    assert markdown(rows(found.records), {}) == alone
 
 
 def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
@@ -163,14 +165,14 @@ def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
     records = [record(seed=n, right=r) for n, r in enumerate(seeds)]
     floor = record("none", right=[True] * 3 + [False] * 37, run_id="tiny-tiny__none__none", lr=None, seed=None)
     lost = record("lora", seed=2, status="diverged")
-    frame = table.rows([*records, floor, lost])
+    frame = rows([*records, floor, lost])
     assert list(frame["variant"]) == ["lora", "none"]
     lora = frame.iloc[0]
     assert lora["accuracy"] == pytest.approx(np.mean(seeds))
     assert (lora["low"], lora["high"]) == crossed_bootstrap(np.array(seeds))
     assert (lora["seeds"], lora["diverged"], lora["failed"]) == (2, 1, 0)
     assert (frame.iloc[1]["low"], frame.iloc[1]["high"]) == wilson(3, 40)
-    text = table.markdown(frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})
+    text = markdown(frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})
     (line,) = [x for x in text.splitlines() if x.startswith("| [lora]")]
     cells = [c.strip() for c in line.strip("|").split("|")]
     assert cells[0] == "[lora](https://arxiv.org/abs/2106.09685) (1 diverged)"
@@ -182,64 +184,64 @@ def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
     odd = record(seed=1)
     odd["test"] = odd["test"] | {"questions_hash": "other"}
     with pytest.raises(SystemExit, match="seeds answered different questions"):
-        table.rows([record(seed=0), odd])
+        rows([record(seed=0), odd])
 
 
 @pytest.mark.parametrize("records", [[], [record(status="diverged")], [record(status="failed")]], ids=len)
 def test_tables_of_no_accuracy(records: list[dict[str, Any]]) -> None:
-    text = table.markdown(table.rows(records), {})
+    text = markdown(rows(records), {})
     assert ("lora" in text and "–" in text) if records else text == "No published runs yet."
 
 
 # -- README and reports -----------------------------------------------------------------------------------------------
 def test_only_the_part_between_the_markers_changes() -> None:
-    readme = f"before {table.BEGIN[:10]}\n{table.BEGIN}\nold | table\n{table.END}\nafter\n"
-    changed = table.with_table(readme, "NEW")
+    readme = f"before {BEGIN[:10]}\n{BEGIN}\nold | table\n{END}\nafter\n"
+    changed = with_table(readme, "NEW")
     assert changed == readme.replace("old | table", "NEW")
-    assert table.with_table(changed, "NEW") == changed
-    for bad in ("nothing", readme + table.END, readme + table.BEGIN, f"{table.END}\n{table.BEGIN}"):
+    assert with_table(changed, "NEW") == changed
+    for bad in ("nothing", readme + END, readme + BEGIN, f"{END}\n{BEGIN}"):
         with pytest.raises(SystemExit, match=r"^README.md: the markers are missing; expected .* once each"):
-            table.with_table(bad, "NEW")
+            with_table(bad, "NEW")
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: Any) -> Path:
     """A copy of what cost_report.py writes, so that tests change none of it."""
-    shutil.copyfile(publishing.README, tmp_path / "README.md")
+    shutil.copyfile(README, tmp_path / "README.md")
     monkeypatch.setattr(publishing, "ROOT", tmp_path)
     monkeypatch.setattr(publishing, "README", tmp_path / "README.md")
     monkeypatch.setattr(publishing, "REPORTS", tmp_path / "reports")
     monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "runs" / "published")
     monkeypatch.setattr(publishing, "CAPABILITIES", tmp_path / "reports" / "capabilities.json")
-    monkeypatch.setattr(publishing, "build", functools.partial(publishing.build, tmp_path / "runs" / "published"))
+    monkeypatch.setattr(publishing, "build", functools.partial(build, tmp_path / "runs" / "published"))
     return tmp_path
 
 
 def test_check_fails_on_any_changed_figure(repository: Path) -> None:
     published = write(repository / "runs" / "published", record(seed=0), record("hra"))
-    publishing.rebuild()
-    publishing.check()
+    rebuild()
+    check()
     readme, csv = repository / "README.md", repository / "reports" / "results.csv"
     assert "25.0 [" in readme.read_text()
     for file, old, new in ((readme, "25.0 [", "26.0 ["), (csv, "1234567", "1234568")):
         text = file.read_text()
         file.write_text(text.replace(old, new, 1))
         with pytest.raises(SystemExit, match=f"{file.name}: not what runs/published gives") as stopped:
-            publishing.check()
+            check()
         assert stopped.value.code not in (0, None)
         assert file.read_text() != text  # check changes nothing
-        publishing.rebuild()
+        rebuild()
         assert file.read_text() == text
     changed = record(seed=0, right=[True] * QUESTIONS)
     (published / changed["run_id"] / "result.json").write_text(json.dumps(changed))
     with pytest.raises(SystemExit, match=r"README\.md.*results\.csv.*not what"):
-        publishing.check()
+        check()
 
 
 def test_with_no_run_at_all(repository: Path, capsys: Any) -> None:
-    publishing.rebuild()
-    publishing.check()
-    publishing.show(str(repository / "nothing"))
+    rebuild()
+    check()
+    show(str(repository / "nothing"))
     assert "No published runs yet." in (repository / "README.md").read_text()
     assert "no finished runs yet" in capsys.readouterr().out
 
@@ -250,15 +252,15 @@ def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job
     name = run(job)["run_id"]
     published = repository / "runs" / "published"
     with pytest.raises(BadInput, match=r"^publish=nope: not a finished run, got None; expected done or diverged\.$"):
-        publishing.publish([name, "nope"], str(job.runs_dir))
+        publish([name, "nope"], str(job.runs_dir))
     assert not published.exists()
-    publishing.publish([name], str(job.runs_dir))
+    publish([name], str(job.runs_dir))
     assert {p.name for p in (published / name).iterdir()} == {"result.json", "config.yaml", "metrics.jsonl"}
     assert (published / name / "result.json").read_bytes() == (job.runs_dir / name / "result.json").read_bytes()
     shutil.rmtree(job.runs_dir)
-    publishing.rebuild()
-    publishing.check()
+    rebuild()
+    check()
     assert "not counted" not in capsys.readouterr().out
-    publishing.show(str(job.runs_dir))
+    show(str(job.runs_dir))
     assert "[lora](" in (repository / "README.md").read_text()
     assert name.replace("__seed0", "") in capsys.readouterr().out

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import adapters as ad
-from harness import evaluation
-from harness.cli import compositions
-from harness.job import job_from
-from harness.models import load_model, load_tokenizer
-from harness.schema import ROOT
+from harness.config.compose import compositions
+from harness.config.validate import job_from
+from harness.data.tokenize import prompt_ids
+from harness.evaluation.predict import eos_ids, predict
+from harness.inputs.base_model import load_model, load_tokenizer
+from harness.inputs.rows import read_questions
+from harness.paths import ROOT
 from harness.scoring import answer_complete, cut
-from harness.sources import read_questions
-from harness.tokens import prompt_ids
 
 TIE = 1e-4  # a gap between the two largest logits below which either token may come
 SMOLLM2 = pytest.mark.skipif(not (ROOT / ".cache" / "smollm2").is_dir(), reason="needs `make smollm2`")
@@ -67,8 +67,8 @@ def test_texts_are_those_of_one_by_one_generate(
         generator = torch.Generator().manual_seed(0)
         for p in handle.trainable().values():
             p.add_(0.05 * torch.randn(p.shape, generator=generator))
-        found = evaluation.predict(model, tokenizer, questions, job, "test", tmp_path / "p.jsonl", lambda text: None)
-        eos = evaluation.eos_ids(model, tokenizer)
+        found = predict(model, tokenizer, questions, job, "test", tmp_path / "p.jsonl", lambda text: None)
+        eos = eos_ids(model, tokenizer)
         ended, ties = 0, 0
         for prompt, prediction in zip(
             prompt_ids(job.prompt, [q.text for q in questions], tokenizer), found, strict=True

@@ -17,12 +17,11 @@ import pytest
 from conftest import EOS, training_rows, write_jsonl
 from tokenizers import processors
 
-from harness import preparation
-from harness.data import load_data
-from harness.job import Job
-from harness.models import load_tokenizer
+from harness.config.job import Job
+from harness.data.load import load_data
+from harness.inputs.base_model import load_tokenizer
+from harness.paths import ROOT
 from harness.run import run
-from harness.schema import ROOT
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from conftest import write_jsonl
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from harness.data import load_data, pad_id
-from harness.job import BadInput
-from harness.schema import ROOT
+from harness.config.validate import BadInput
+from harness.data.batches import collate, pad_id
+from harness.data.load import load_data
+from harness.data.tokenize import prompt_ids, prompt_of, tokenize
+from harness.paths import ROOT
 from harness.tiny import problems
-from harness.tokens import prompt_ids, prompt_of, tokenize
-from harness.training import collate
 
 PROMPT = "Question: {query} Think step by step.\nAnswer:"
 CHAT = "<|im_start|>user\n{query}<|im_end|>\n<|im_start|>assistant\n"

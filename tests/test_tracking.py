@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 from test_sweep import with_words
 
-from harness import run as run_module
+from harness.paths import ROOT
 from harness.run import run
-from harness.schema import ROOT
-from harness.training import DivergedError
+from harness.training.loop import DivergedError
 
 
 def records(file: Path) -> list[Any]:

@@ -14,12 +14,12 @@ import torch
 from conftest import make_model, make_tokenizer
 
 import adapters as ad
-from harness import training
-from harness.data import Example, batches, load_data
-from harness.interrupt import Interrupted, Interruptible
-from harness.job import Job
+from harness.config.job import Job
+from harness.data.batches import batches, collate
+from harness.data.load import Example, load_data
 from harness.loss import label_loss_sum, refuse_scaled_logits
-from harness.training import DivergedError, Loop, TrainResult, collate, learning_rate_factor, train
+from harness.training.interrupt import Interrupted, Interruptible
+from harness.training.loop import LOG_EVERY, DivergedError, Loop, TrainResult, learning_rate_factor, train
 
 STEPS = 23
 
@@ -287,7 +287,7 @@ def test_nan_is_an_outcome(model: Any, small_job: Any, tmp_path: Path, monkeypat
     job = small_job(f"steps={STEPS}", f"train.checkpoint_every={every}")
     with attached(model), pytest.raises(DivergedError, match=r"^loss nan, gradient norm nan at step 12$"):
         fit(model, job, tmp_path / "a")
-    assert calls <= 12 + training.LOG_EVERY
+    assert calls <= 12 + LOG_EVERY
     rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == list(range(1, 13))
     if every == 1:
@@ -299,7 +299,7 @@ def test_nan_is_an_outcome(model: Any, small_job: Any, tmp_path: Path, monkeypat
 
 def test_gradient_checkpointing_trains_to_the_same_numbers(model: Any, small_job: Any, tmp_path: Path) -> None:
     """Activations are recomputed, adapters keep their gradients, and the model is left as it was."""
-    from harness.models import gradient_checkpointing
+    from harness.inputs.base_model import gradient_checkpointing
 
     losses = {}
     for enabled in (False, True):

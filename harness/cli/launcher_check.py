@@ -1,0 +1,93 @@
+"""What a launcher needs, looked at before any job is handed to it: its plugin, processors, and GPUs that are there.
+
+Without this a missing plugin is a traceback, and Ray waits for ever for what no node has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import socket
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from harness.config.job import Job
+from harness.device import gpu_count
+from harness.errors import refuse
+from harness.paths import CONF
+
+
+def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
+    """Raises BadInput where the launcher that `overrides` choose could not run these jobs."""
+    about_it = [o for o in overrides if re.match(r"[+~]*hydra[./]|experiment=\w+$", o)]  # the others may be swept
+    if not about_it:
+        return  # Hydra's own, in this process
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("config", overrides=about_it, return_hydra_config=True).hydra
+    name, module = chosen.runtime.choices["hydra/launcher"], str(chosen.launcher._target_).rpartition(".")[0]
+    if not _installed(module):
+        raise refuse("hydra/launcher", "its plugin is not installed", got=name, remedy="pip install '.[sweeps]'")
+    settings = OmegaConf.to_container(chosen.launcher, resolve=True)
+    assert isinstance(settings, dict)
+    if name == "joblib":
+        _check_joblib(settings, jobs)
+    elif name == "ray":
+        _check_ray(settings["ray"])
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package that it would lie in is missing
+        return False
+
+
+def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
+    """Every process keeps one GPU to its end: one more would wait until the others have done all the work."""
+    gpus, processes = gpu_count(), settings["n_jobs"]
+    alone = any(j.device.startswith("cuda") and not j.share_gpu for j in jobs)
+    if alone and gpus and not 1 <= processes <= gpus:
+        what, expected = "more processes than GPUs", f"an integer >= 1 and <= {gpus}"
+        raise refuse(
+            "hydra.launcher.n_jobs", what, got=processes, expected=expected, remedy="share_gpu=true allows it."
+        )
+
+
+def _check_ray(settings: dict[str, Any]) -> None:
+    init, wanted = settings["init"], settings["remote"]
+    if init["address"] in (None, "local"):
+        nodes = [{"CPU": init["num_cpus"] or os.cpu_count() or 1, "GPU": gpu_count()}]
+    else:
+        nodes = ray_nodes(init["address"])
+    for key, kind in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+        most = max((node.get(kind, 0) for node in nodes), default=0)
+        if (wanted.get(key) or 0) > most:
+            what, expected = f"no node has as many {kind}s, and Ray would wait for ever", f"a number <= {most:g}"
+            raise refuse(f"hydra.launcher.ray.remote.{key}", what, got=wanted[key], expected=expected)
+
+
+def ray_nodes(address: str) -> list[dict[str, float]]:
+    """Resources of a running cluster's nodes. Raises BadInput where none answers."""
+    import ray
+
+    where, got = "hydra.launcher.ray.init.address", {"got": address}
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():  # Ray itself would try for a quarter of an hour
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            remedy = "Start one: ray start --head."
+            raise refuse(where, f"no Ray cluster answers ({error.strerror or error})", **got, remedy=remedy) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise refuse(where, f"no Ray cluster to use ({reason})", **got) from None
+    try:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,64 @@
+"""Before Hydra takes over: every job of the command line is composed and validated, and errors are said in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+
+from harness.config.compose import compositions
+from harness.paths import ROOT
+
+
+def expand_home(argv: list[str]) -> list[str]:
+    """`key=~/folder` with the home folder in place of `~`, which neither the shell nor Hydra's grammar takes there."""
+    return [re.sub(r"=~(?=/|$)", lambda _: f"={Path.home()}", word, count=1) for word in argv]
+
+
+def preflight(argv: list[str]) -> AbstractContextManager[object]:
+    """Validates all jobs that `argv` asks for, before the first one starts; enter what it returns around Hydra's main.
+
+    Raises SystemExit with one line for the first thing that is wrong, and SystemExit(0) after a dry run. Does nothing
+    for --help, --cfg and the like, nor for sweepers whose jobs are not known beforehand.
+    """
+    args = get_args_parser().parse_args(argv)
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        return nullcontext()
+    jobs = []
+    for cfg in compositions(args.overrides, multirun=args.multirun):
+        from harness.config.validate import job_from
+
+        with _quiet():  # the job itself will say its warnings again
+            jobs.append(job_from(cfg))
+    from harness.cli.sweep import Sweep, dry_run
+    from harness.cli.task import quiet
+    from harness.records.plan import plan
+
+    quiet()
+    for job in jobs:
+        if job.lr_chosen != "tuned":
+            plan(job)  # refuses models and data files that are not there
+    if jobs and jobs[0].dry_run:
+        dry_run(jobs)
+        raise SystemExit(0)
+    if args.multirun:
+        from harness.cli.launcher_check import check_launcher
+
+        check_launcher(args.overrides, jobs)
+    # Processes that launchers start must find the repository, wherever the command was typed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return Sweep(jobs) if args.multirun and jobs else nullcontext()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,58 @@
+"""From Hydra's task function to a run: a single run raises, a sweep records what fails and goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+
+def launch(cfg: DictConfig) -> float | None:
+    """Runs one composed config and returns its validation accuracy, which sweepers such as Optuna's maximise.
+
+    In a sweep nothing is raised, so that no exception has to cross a process border: errors are in the runs' records,
+    the value is None, and harness/sweep.py reads the records when all is over. An interrupt ends a serial sweep.
+    """
+    quiet()
+    from harness.config.validate import job_from
+    from harness.errors import BadInput
+    from harness.run import run
+
+    hydra = HydraConfig.get()
+    if not any(o.startswith(("benchmark=", "experiment=")) for o in hydra.overrides.task):
+        reason = "a CUDA device is" if cfg.benchmark.name == "gsm8k" else "no CUDA device is"
+        print(f"benchmark={cfg.benchmark.name}, since {reason} present; benchmark=… chooses another", flush=True)
+    sweep = hydra.mode == RunMode.MULTIRUN
+    try:
+        record = run(job_from(cfg), in_sweep=sweep)
+    except KeyboardInterrupt:
+        if sweep and not hydra.launcher._target_.endswith((".BasicLauncher", ".SlurmLauncher")):
+            return None  # the parent process is interrupted by itself, or this one worker alone was
+        raise SystemExit(130) from None  # SLURM starts a preempted job again: it must not have returned a value
+    except (Exception, BadInput) as error:
+        if not sweep:
+            raise
+        if isinstance(error, Exception):
+            traceback.print_exception(error)
+        else:
+            print(error, file=sys.stderr, flush=True)
+        return None
+    return float(record["valid"]["accuracy"]) if record["status"] == "done" else 0.0
+
+
+def quiet() -> None:
+    """Libraries report what a user of this program cannot act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at forks; harness/tokens.py: all_cores
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import huggingface_hub
+    import transformers
+
+    huggingface_hub.utils.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,147 @@
+"""Types of every key a user may set. Hydra checks overrides and YAML files against these dataclasses while composing.
+
+Imports neither torch nor the adapters, so that `--help` is quick; values are checked further in harness/job.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from harness.device import gpu_count
+from harness.paths import CONF
+
+
+@dataclass
+class BenchmarkSchema:
+    name: str = MISSING
+    model: str = MISSING  # option of the group `model` that this benchmark uses
+    data: str = MISSING
+    steps: int = MISSING
+    batch_size: int = MISSING
+    max_length: int = MISSING  # tokens of prompt and response; longer examples are dropped and counted
+    prompt: str = MISSING
+    valid_size: int = MISSING  # questions held out of training
+    eval_batch_size: int = MISSING
+    max_new_tokens: int = MISSING
+    forgetting_text: str = MISSING  # pinned text, or `generated:pretraining`
+
+
+@dataclass
+class ModelSchema:
+    name: str = MISSING
+    id: str = MISSING  # folder or hub id
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str = MISSING  # of the base weights and activations
+    setup: str | None = None  # command that fetches or makes a local model
+
+
+@dataclass
+class SourceSchema:
+    path: str | None = None  # JSON, JSONL or parquet file, or `generated:<split>` of the tiny benchmark
+    hub: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)  # our name → the file's name
+
+
+def _no_platinum() -> SourceSchema:
+    return SourceSchema(split="test", columns={"question": "question", "answer": "answer"})
+
+
+@dataclass
+class DataSchema:
+    name: str = MISSING
+    train: SourceSchema = field(default_factory=SourceSchema)
+    questions: SourceSchema = field(default_factory=SourceSchema)
+    test: SourceSchema = field(default_factory=SourceSchema)
+    platinum: SourceSchema = field(default_factory=_no_platinum)  # corrected references to part of the test questions
+
+
+@dataclass
+class QuantizationSchema:
+    name: str = MISSING
+    bits: int | None = None
+
+
+@dataclass
+class TrackingSchema:
+    name: str = MISSING
+    mode: str | None = None  # offline or online
+    project: str | None = None
+
+
+@dataclass
+class TrainSchema:
+    weight_decay: float = MISSING
+    warmup: float = MISSING
+    clip: float = MISSING
+    micro_batch: int | None = None
+    checkpoint_every: int = MISSING
+    gradient_checkpointing: bool = False
+    calibrate: bool = False
+    calibration_examples: int = MISSING
+
+
+@dataclass
+class EvalSchema:
+    limit: int | None = None
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+    repeat: int = 1
+
+
+@dataclass
+class Schema:
+    benchmark: BenchmarkSchema = field(default_factory=BenchmarkSchema)
+    model: ModelSchema = field(default_factory=ModelSchema)
+    data: DataSchema = field(default_factory=DataSchema)
+    variant: Any = MISSING  # checked against the variant's own Config class
+    quantization: QuantizationSchema = field(default_factory=QuantizationSchema)
+    tracking: TrackingSchema = field(default_factory=TrackingSchema)
+    experiment: Any = None
+    rank: int | None = None
+    lora_rank: int | None = None
+    lr: Any = None  # a number or `tuned`
+    lr_scale: float = 1.0
+    alpha: float | None = None
+    targets: Any = None
+    seed: int = 0
+    steps: int | None = None
+    batch_size: int | None = None
+    train: TrainSchema = field(default_factory=TrainSchema)
+    eval: EvalSchema = field(default_factory=EvalSchema)
+    device: str = "auto"
+    threads: int | None = None
+    share_gpu: bool = False
+    runs_dir: str = "runs"
+    cache_dir: str = ".cache"
+    force: bool = False
+    dry_run: bool = False
+
+
+def default_of(group: str, benchmark: str) -> str:
+    """The option of `group` that a benchmark's YAML names; for an unknown benchmark Hydra's own message follows."""
+    try:
+        return str(yaml.safe_load((CONF / "benchmark" / f"{benchmark}.yaml").read_text())[group])
+    except OSError:
+        return "tiny"
+
+
+def register() -> None:
+    """Makes schema and resolvers known to Hydra; call before `hydra.main` runs. Idempotent."""
+    # conf/hydra/launcher/ has the plugins' own names on purpose: being checked against their schemas is welcome.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+    ConfigStore.instance().store(name="schema", node=Schema)
+    OmegaConf.register_new_resolver("default_benchmark", lambda: "gsm8k" if gpu_count() else "tiny", replace=True)
+    OmegaConf.register_new_resolver("gpu_count", gpu_count, replace=True)
+    OmegaConf.register_new_resolver("gpu_per_job", lambda: min(1, gpu_count()), replace=True)
+    OmegaConf.register_new_resolver("processes", lambda: gpu_count() or 2, replace=True)
+    OmegaConf.register_new_resolver("default_of", default_of, replace=True)

@@ -1,0 +1,208 @@
+"""From a composed Hydra config to a validated Job: below this point nobody sees a DictConfig.
+
+Every refusal is a `BadInput`, a SystemExit with one line in the project's form (adapters/_errors.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import netrc
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import adapters as ad
+from adapters._contract import DTYPES, Calibration, Config
+from adapters._registry import variant_has_sites
+from harness.config.job import Job, ModelSpec, Source, Tracking
+from harness.config.keys import refuse_unknown_keys
+from harness.device import usable_device
+from harness.errors import BadInput, integer, number, refuse
+from harness.paths import CONF, under_root
+
+log = logging.getLogger("harness")
+
+
+def job_from(cfg: DictConfig) -> Job:
+    """Validates a composed config. Raises BadInput with one line for the first thing that is wrong."""
+    refuse_unknown_keys(cfg)
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise refuse(error.full_key or "config", str(error).splitlines()[0]) from None
+    assert isinstance(plain, dict)
+    c: dict[str, Any] = {str(k): v for k, v in plain.items()}
+    variant, adapter, trained = _adapter(c)
+    if c["quantization"]["bits"] is not None and not ad.VARIANTS[variant].supports_quantized:
+        raise refuse(
+            "quantization", f"{variant} cannot train a quantized base", got=c["quantization"]["name"], expected="none"
+        )
+    bench, train, evaluation = c["benchmark"], c["train"], c["eval"]
+    lr, chosen = _learning_rate(c, variant, trained)
+    steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
+    batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
+    _names(c)
+    if c["model"]["dtype"] not in DTYPES:
+        raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
+    eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
+    new_tokens = bench["max_new_tokens"] if evaluation["max_new_tokens"] is None else evaluation["max_new_tokens"]
+    return Job(
+        benchmark=bench["name"],
+        model=ModelSpec(**c["model"]),
+        quantization=c["quantization"]["name"],
+        train_source=Source(**c["data"]["train"]),
+        question_source=Source(**c["data"]["questions"]),
+        test_source=Source(**c["data"]["test"]),
+        variant=variant,
+        adapter=adapter,
+        lr=lr,
+        lr_chosen=chosen,
+        steps=steps if lr is not None else 0,
+        batch_size=batch,
+        seed=integer("seed", c["seed"], lo=0, hi=2**63 - 1),
+        max_length=integer("benchmark.max_length", bench["max_length"], lo=8),
+        prompt=_prompt(bench["prompt"]),
+        valid_size=integer("benchmark.valid_size", bench["valid_size"], lo=1),
+        forgetting_text=bench["forgetting_text"],
+        weight_decay=number("train.weight_decay", train["weight_decay"], lo=0),
+        warmup=number("train.warmup", train["warmup"], lo=0, hi=1),
+        clip=number("train.clip", train["clip"], above=0),
+        calibration_examples=_calibration(variant, adapter, train),
+        eval_limit=integer("eval.limit", evaluation["limit"], lo=1, optional=True),
+        eval_batch_size=integer("eval.batch_size", eval_batch, lo=1),
+        max_new_tokens=integer("eval.max_new_tokens", new_tokens, lo=1),
+        **_where_and_how(c),
+        composed=c,
+    )
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
+    """Variant name, its Config with top-level axes applied, and the benchmark's defaults of the variant's YAML."""
+    fields = dict(c["variant"])
+    name = fields.pop("name", None)
+    by_benchmark = fields.pop("defaults_by_benchmark", {})
+    if name not in ad.VARIANTS:
+        raise refuse("variant", "unknown variant", got=name, expected=f"one of {', '.join(ad.VARIANTS)}")
+    config_class = ad.VARIANTS[name].Config
+    known = {f.name for f in dataclasses.fields(config_class)}
+    for key in fields:
+        if key not in known:
+            raise refuse(f"variant.{key!s}", f"unknown key of {name}", expected=f"one of {', '.join(sorted(known))}")
+    for key, field in (("rank", "r"), ("lora_rank", "lora_rank"), ("alpha", "alpha"), ("targets", "targets")):
+        value = c[key]
+        if value is None:
+            continue
+        if key in ("rank", "lora_rank"):
+            integer(key, value, lo=1)
+        if field not in known:
+            log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
+            continue
+        fields[field] = value
+    try:
+        return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
+    except ValueError as error:
+        raise BadInput(f"variant={name}: {error}") from None
+
+
+def _calibration(variant: str, adapter: Config, train: dict[str, Any]) -> int:
+    examples = integer("train.calibration_examples", train["calibration_examples"], lo=1)
+    need = ad.VARIANTS[variant].calibration(adapter)
+    if train["calibrate"] and need is Calibration.unused:
+        log.warning("train.calibrate=true is ignored: %s reads no calibration data", variant)
+    wanted = need is Calibration.required or (need is Calibration.optional and train["calibrate"])
+    return examples if wanted else 0
+
+
+def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) -> tuple[float | None, str]:
+    kind = ad.VARIANTS[variant]
+    scale = number("lr_scale", c["lr_scale"], above=0)
+    if not kind.trains_base and not variant_has_sites(kind):
+        if c["lr"] is not None:
+            log.warning("lr=%s is ignored: %s trains nothing", c["lr"], variant)
+        return None, "default"
+    if c["lr"] == "tuned":
+        return math.nan, "tuned"  # chosen by harness/tuning.py, once all other settings are known
+    if c["lr"] is not None:
+        return _scaled("lr", number("lr", c["lr"], above=0), scale), "given"
+    if "lr" not in defaults:
+        remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
+        raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
+    return _scaled(
+        f"variant {variant}: lr", number(f"variant {variant}: lr", defaults["lr"], above=0), scale
+    ), "default"
+
+
+def _scaled(where: str, lr: float, scale: float) -> float:
+    """lr · scale, without the last digits that a product of decimals gets wrong: 0.01 · 0.3 is 0.003."""
+    if scale == 1:
+        return lr
+    return float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")
+
+
+def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Job that do not change its result."""
+    return {
+        "micro_batch": integer("train.micro_batch", c["train"]["micro_batch"], lo=1, optional=True),
+        "checkpoint_every": integer("train.checkpoint_every", c["train"]["checkpoint_every"], lo=1),
+        "gradient_checkpointing": c["train"]["gradient_checkpointing"],
+        "eval_repeat": integer("eval.repeat", c["eval"]["repeat"], lo=1),
+        "platinum": Source(**c["data"]["platinum"]),
+        "tracking": checked(Tracking(**c["tracking"])),
+        "device": usable_device(c["device"]),
+        "share_gpu": c["share_gpu"],
+        "threads": integer("threads", c["threads"], lo=1, optional=True),
+        "runs_dir": under_root(c["runs_dir"]),
+        "cache_dir": under_root(c["cache_dir"]),
+        "force": c["force"],
+        "dry_run": c["dry_run"],
+    }
+
+
+def _names(c: dict[str, Any]) -> None:
+    """Names go into run ids and choose code: each must be the one of its own file."""
+    for group in ("benchmark", "model", "quantization", "tracking"):
+        options, name = sorted(p.stem for p in (CONF / group).glob("*.yaml")), c[group]["name"]
+        if name not in options:
+            raise refuse(
+                f"{group}.name", f"no such file in conf/{group}", got=name, expected=f"one of {', '.join(options)}"
+            )
+
+
+def _prompt(template: str) -> str:
+    if template.count("{query}") != 1:
+        raise refuse("benchmark.prompt", "no place for the question", got=template, expected="exactly one {query}")
+    return template
+
+
+MODES = ("offline", "online")
+
+
+def checked(tracking: Tracking) -> Tracking:
+    """Raises BadInput for a mode that there is not, or that needs a login, before anything is trained."""
+    if tracking.name == "none":
+        if tracking.mode is not None:
+            raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")
+        return tracking
+    if tracking.mode not in MODES:
+        raise refuse("tracking.mode", "unknown mode", got=tracking.mode, expected=" or ".join(MODES))
+    if tracking.mode == "online" and not _logged_in():
+        remedy = "Run `wandb login`, or leave it offline and upload later with `wandb sync`."
+        raise refuse("tracking.mode", "no login for wandb on this machine", got="online", remedy=remedy)
+    return tracking
+
+
+def _logged_in() -> bool:
+    """Whether wandb would find an API key: asked here, since wandb itself would prompt for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

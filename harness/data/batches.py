@@ -1,0 +1,74 @@
+"""TODO harness.data.batches"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.config.job import Job
+from harness.data.token_cache import lengths_of
+from harness.data.tokenize import Example
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+def batches(examples: Sequence[Example], *, steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Indices of `steps` batches: a seeded permutation per epoch, batches of similar length, in seeded order.
+
+    Depends on nothing but the lengths and the arguments, so every variant sees the same samples in the same order.
+    """
+    rng, lengths = random.Random(f"order {seed}"), lengths_of(examples)
+    window = 32 * batch_size  # lengths are sorted within it: large enough to pad little, small enough to stay random
+    order: list[int] = []
+    ready: list[list[int]] = []
+    for _ in range(steps):
+        if not ready:
+            while len(order) < window:
+                order += rng.sample(range(len(examples)), len(examples))
+            head, order = order[:window], order[window:]
+            head.sort(key=lengths.__getitem__)
+            ready = [head[k : k + batch_size] for k in range(0, window, batch_size)]
+            rng.shuffle(ready)
+        yield ready.pop()
+
+
+def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list[dict[str, Any]]:
+    """Training examples, with masks, for variants that read the second moments of their inputs; empty for the others.
+
+    The same examples for every seed, so that seeds share their bases.
+    """
+    import torch
+
+    chosen = random.Random("calibration").sample(examples, min(job.calibration_examples, len(examples)))
+    batches = []
+    for k in range(0, len(chosen), job.batch_size):
+        part = chosen[k : k + job.batch_size]
+        width = max(len(e.ids) for e in part)
+        ids = torch.tensor([[*e.ids, *[pad] * (width - len(e.ids))] for e in part], device=job.device)
+        mask = torch.tensor([[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in part], device=job.device)
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Any id will do, since padding is masked by position; models without a pad token use their EOS."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def collate(examples: list[Example], pad: int, device: str) -> tuple[Tensor, Tensor]:
+    """ids (B, T) padded on the right, and the flat positions (N,) of response tokens; masked by position, not by id."""
+    width = max(len(e.ids) for e in examples)
+    ids = torch.full((len(examples), width), pad)
+    labels = []
+    for row, e in enumerate(examples):
+        ids[row, : len(e.ids)] = torch.tensor(e.ids)
+        labels.append(torch.arange(row * width + e.prompt, row * width + len(e.ids)))
+    return _to(ids, device), _to(torch.cat(labels), device)
+
+
+def _to(tensor: Tensor, device: str) -> Tensor:
+    """A copy that does not make the host wait for the device."""
+    return tensor.to(device) if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,72 @@
+"""What a run trains on and is asked: clean validation, tokenised training rows, length-bucketed batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config.job import Job
+from harness.data.held_out import hold_out
+from harness.data.token_cache import Counts
+from harness.data.tokenize import Example
+from harness.data.training_set import COUNTED, keep, training_set
+from harness.inputs.fingerprints import source_identity
+from harness.inputs.rows import Question, read_questions
+
+log = logging.getLogger("harness")
+
+
+@dataclass(frozen=True)
+class Data:
+    train: Sequence[Example]
+    valid: list[Question]
+    test: list[Question]
+    counts: Counts
+
+
+def load_data(job: Job, tokenizer: Any) -> Data:
+    """Everything a run reads, and one line about it. Raises BadInput for a file that is missing, empty or broken.
+
+    Successive jobs of a process share what they have in common.
+    """
+    questions, test = _questions(job, "data.questions"), _questions(job, "data.test")
+    valid, held_out = hold_out(questions, job.valid_size)
+    train: Sequence[Example] = []
+    counts = dict.fromkeys(COUNTED, 0)
+    if job.trains:
+        train, counts = training_set(job, tokenizer, held_out)
+    counts = counts | {"valid": len(valid), "test": len(test)}
+    _say(counts, trains=job.trains)
+    limit = job.eval_limit
+    return Data(train, valid[:limit], test[:limit], counts)
+
+
+def _questions(job: Job, where: str) -> list[Question]:
+
+    source = job.test_source if where == "data.test" else job.question_source
+    # For as long as a process lives a branch of a hub data set counts as the same: all its jobs are asked alike.
+    return keep(source_identity(source, job.cache_dir, where), lambda: read_questions(source, where))
+
+
+_said: set[str] = set()
+
+
+def _say(counts: Counts, *, trains: bool) -> None:
+    """One line on what was read, and a warning on what could not be checked; once per process."""
+    n = {name: f"{count:,}" for name, count in counts.items()}
+    line = f"data: {n['valid']} validation and {n['test']} test questions"
+    if trains:
+        line += f"; {n['train_rows']} training rows, {n['removed_for_validation']} removed for validation, "
+        line += f"{n['over_long']} over-long, {n['unfit']} unfit, {n['train_examples']} left"
+    if line in _said:
+        return
+    _said.add(line)
+    print(line, flush=True)
+    if counts["without_original"]:
+        log.warning(
+            "data.train: %s of %s rows have no original_question: those that are augmented copies of validation "
+            "questions cannot be found; only identical questions were removed, %s of them",
+            *(n[name] for name in ("without_original", "train_rows", "removed_identical")),
+        )

@@ -1,0 +1,109 @@
+"""Training texts as token ids: the prompt a prefix of the text, EOS at its end, special tokens only by the template."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import refuse
+from harness.inputs.rows import Row
+
+_FORKED = False
+
+
+def _after_fork() -> None:
+    global _FORKED
+    _FORKED = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised training text; the loss is on `ids[prompt:]` (response and EOS) only."""
+
+    ids: tuple[int, ...]
+    prompt: int  # number of prompt tokens
+
+
+def prompt_of(template: str, query: str) -> str:
+    return template.replace("{query}", query)  # str.format would trip over other braces, as in \\boxed{}
+
+
+def prompt_ids(template: str, queries: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of each prompt, the same in training and evaluation. Raises BadInput as `_encode`."""
+    ids = _encode(template, [prompt_of(template, q) for q in queries], queries, tokenizer)
+    bos = tokenizer.bos_token_id
+    if bos is not None and any(i[:2] == [bos, bos] for i in ids):
+        what = "begins with BOS, which this tokenizer adds by itself"
+        raise refuse("benchmark.prompt", what, got=template, remedy="Leave it out.")
+    return ids
+
+
+def tokenize(rows: Sequence[Row], template: str, tokenizer: Any) -> list[Example | None]:
+    """prompt + " " + response + EOS of each row, untruncated.
+
+    None where the prompt's tokens are no prefix of the text's (training would be on prompts that are never asked) or
+    where EOS comes before the end (the answer would stop there).
+    """
+    if not rows:
+        return []
+    eos, end = tokenizer.eos_token_id, tokenizer.eos_token
+    # Some data sets end their responses in the text of EOS; it is added below as the token.
+    responses = [r["response"].strip().removesuffix(end).rstrip() for r in rows]
+    texts = [f"{prompt_of(template, r['query'])} {text}" for r, text in zip(rows, responses, strict=True)]
+    prompts = prompt_ids(template, [r["query"] for r in rows], tokenizer)
+    examples: list[Example | None] = []
+    for prompt, ids in zip(prompts, _encode(template, texts, responses, tokenizer), strict=True):
+        if ids[-1] != eos:
+            ids = [*ids, eos]
+        start = len(prompt)
+        sound = ids[:start] == prompt and start < len(ids) and eos not in ids[start:-1]
+        examples.append(Example(tuple(ids), start) if sound else None)
+    return examples
+
+
+def _encode(template: str, texts: list[str], parts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of `texts`; the text of a special token is one only where the template has it.
+
+    A question that quotes `<|im_end|>` must not end its own prompt, so special tokens are split like any other text. A
+    template of an Instruct model has them on purpose; then they are read everywhere, and BadInput is raised where one
+    of `parts`, what the data put into `texts`, has one too.
+    """
+    special = re.compile("|".join(re.escape(t) for t in special_tokens(tokenizer)) or "(?!)")
+    if not special.search(template):
+        return tokenizer(texts, split_special_tokens=True, return_attention_mask=False)["input_ids"]
+    for part in parts:
+        if found := special.search(part):
+            what = f"has special tokens, and the data has the text {found[0]}, which would act as one"
+            shown = part[max(0, found.start() - 30) : found.end() + 10]
+            raise refuse("benchmark.prompt", what, got=shown, remedy="Remove it from the data, or from the prompt.")
+    return tokenizer(texts, split_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Texts that the tokenizer reads as control tokens, longest first."""
+    return sorted({t.content for t in tokenizer.added_tokens_decoder.values() if t.special}, key=lambda t: (-len(t), t))
+
+
+@contextmanager
+def all_cores(threads: int | None) -> Iterator[None]:
+    """Lets the tokenizer work on `threads` cores (None: all) inside the block.
+
+    Outside of it harness/launch.py keeps it on one: a process forked after its threads have started would wait for
+    them for ever, so tokenizers warns at every fork unless it is told. For the same reason a forked process stays on
+    one core here. The number of threads is that of a process's first use.
+    """
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    if threads is not None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false" if _FORKED or threads == 1 else "true"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before if before is not None else "false"

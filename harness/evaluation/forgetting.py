@@ -1,0 +1,47 @@
+"""What fine-tuning costs elsewhere: nats per token on a pinned text that is not the task, adapter on − adapter off."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+from typing import Any
+
+import torch
+
+from harness.errors import refuse
+from harness.loss import label_loss_sum
+from harness.paths import ROOT
+
+GENERATED_DOCUMENTS = 200
+
+
+def pinned_texts(source: str) -> list[str]:
+    """The paragraphs of a text file, or `generated:pretraining`, the tiny base model's own kind of documents."""
+    if source == "generated:pretraining":
+        from harness.tiny.problems import pretraining_documents
+
+        return list(islice(pretraining_documents(seed=1, count=GENERATED_DOCUMENTS), GENERATED_DOCUMENTS))
+    path = ROOT / source
+    if not path.is_file():
+        raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")
+    paragraphs = [p.strip() for p in path.read_text(encoding="utf-8").split("\n\n") if p.strip()]
+    if not paragraphs:
+        raise refuse("benchmark.forgetting_text", "no text in this file", got=source, expected="paragraphs of text")
+    return paragraphs
+
+
+def texts_sha256(texts: list[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+@torch.no_grad()
+def nats_per_token(model: Any, tokenizer: Any, texts: list[str], device: str) -> float:
+    """Mean −log p per token, each text from its second token on; one text per forward, so that nothing is padded."""
+    total, count = 0.0, 0
+    for text in texts:
+        ids = torch.tensor([tokenizer(text)["input_ids"]], device=device)
+        labels = torch.arange(1, ids.shape[1], device=device)
+        if len(labels):
+            total += float(label_loss_sum(model, ids, labels))
+            count += len(labels)
+    return total / count

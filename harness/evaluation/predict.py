@@ -1,0 +1,93 @@
+"""Greedy answers to a list of questions, scored; texts are kept by chunk, so that a killed evaluation goes on."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.config.job import Job
+from harness.data.batches import pad_id
+from harness.data.tokenize import prompt_ids
+from harness.evaluation.generate import generate
+from harness.evaluation.predictions import Prediction, _lines, _whole_chunks
+from harness.inputs.rows import Question
+from harness.scoring import answer_complete
+
+CHUNK = 4  # evaluation batches per chunk: what a kill can cost, and how many prompts are sorted together
+
+
+def eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every id that ends a text: the tokenizer's, and all of the model's generation_config and config.
+
+    Training texts end with the tokenizer's; instruction-tuned bases end their turns with another one.
+    """
+    configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
+    found: list[Any] = [tokenizer.eos_token_id]
+    for configured in (getattr(c, "eos_token_id", None) for c in configs):
+        found += configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in found if i is not None}
+
+
+def predict(
+    model: Any,
+    tokenizer: Any,
+    questions: list[Question],
+    job: Job,
+    split: str,
+    file: Path,
+    tick: Callable[[str], None],
+    *,
+    shuffled: int | None = None,
+) -> list[Prediction]:
+    """Predictions for all questions; whole chunks already in `file` (JSON lines) are kept, new ones appended.
+
+    tick is called with a progress text after every chunk, and with an empty one at every decoded token; it may raise.
+    shuffled: a seed; questions are then answered in random order, so with other neighbours and other padding.
+    """
+    eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
+    prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
+    chunks = _chunks([len(p) for p in prompts], CHUNK * job.eval_batch_size, shuffled)
+    known = _whole_chunks(file, split, chunks)
+    start = time.perf_counter()
+
+    def complete(tokens: list[int]) -> bool:
+        tick("")
+        return answer_complete(_text(tokenizer, tokens))
+
+    for chunk in chunks:
+        if chunk[0] in known:
+            continue
+        answers = generate(
+            model,
+            [prompts[n] for n in chunk],
+            eos=eos,
+            pad=pad,
+            batch_size=job.eval_batch_size,
+            max_new_tokens=job.max_new_tokens,
+            complete=complete,
+            compact=job.quantization != "8bit",
+            device=job.device,
+        )
+        texts = [_text(tokenizer, a.tokens) for a in answers]
+        fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(_lines(fresh))
+        known |= {p.index: p for p in fresh}
+        tick(f"{split} {len(known)}/{len(questions)} questions, {time.perf_counter() - start:.0f} s")
+    return [known[n] for n in range(len(questions))]
+
+
+def _text(tokenizer: Any, tokens: list[int]) -> str:
+    """The raw text: some tokenizers would otherwise tidy the spaces in it, and `1 , 000` is not `1, 000`."""
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _chunks(lengths: list[int], size: int, shuffled: int | None) -> list[list[int]]:
+    """Places of the questions, by length or in a seeded random order. They depend on the questions alone."""
+    order = sorted(range(len(lengths)), key=lambda n: (-lengths[n], n))
+    if shuffled is not None:
+        random.Random(f"evaluation {shuffled}").shuffle(order)
+    return [order[k : k + size] for k in range(0, len(order), size)]

@@ -1,0 +1,185 @@
+"""Repositories of the Hugging Face hub: the commit that a revision names, and its files in the hub's own cache.
+
+A revision such as `main` moves. It is resolved to its commit once per process, everything is read from that commit,
+and the commit is what a record keeps. Offline, or when the hub does not answer, the cache says what it was last.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import BadInput, refuse
+
+Kind = Literal["model", "dataset"]
+log = logging.getLogger("harness")
+COMMIT = re.compile("[0-9a-f]{40}")
+SECONDS = 10.0  # for the first answer; the library's own requests would wait for ever
+_unreachable: list[
+    str
+] = []  # why the hub could not be reached; asked once per process, since each try may take SECONDS
+
+
+def commit_of(kind: Kind, repo: str, revision: str | None, where: str) -> str:
+    """The 40 digits of the commit that `revision` (a branch, tag or commit; None is `main`) names.
+
+    `where` is the part of the config that asks: `model`, `data.train`, … Raises BadInput where neither hub nor cache
+    can tell.
+    """
+    revision = revision or "main"
+    try:
+        return _resolve(kind, repo, revision)
+    except _errors() as error:
+        raise _refusal(error, kind, repo, revision, where) from None
+
+
+def fetch(kind: Kind, repo: str, revision: str | None, patterns: list[str], where: str) -> Path:
+    """Folder of the hub's cache with the repository's files that match `patterns`, at the commit of `revision`.
+
+    Files that are there already are not asked for again. Raises BadInput with the remedy.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    commit = commit_of(kind, repo, revision, where)
+    wanted: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": commit, "allow_patterns": patterns}
+    online = not offline() and not _unreachable
+    try:
+        if listing(kind, repo, commit) is not None or not online:  # without a listing, the cache may be incomplete
+            return Path(snapshot_download(**wanted, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        if not online:
+            raise _refusal(error, kind, repo, revision or "main", where) from None
+    try:
+        _ask(kind, repo, commit)
+        print(f"{_key(kind, where)}: fetching {repo} at {commit[:12]}", file=sys.stderr, flush=True)
+        return Path(snapshot_download(**wanted))
+    except _errors() as error:
+        raise _refusal(error, kind, repo, revision or "main", where) from None
+
+
+def listing(kind: Kind, repo: str, commit: str) -> list[str] | None:
+    """Names of all files of the repository at a commit that was fetched from before; None where it is not known."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return [file.path for file in get_cached_repo_tree(repo, repo_type=kind, revision=commit)]
+    except CachedRepoTreeNotFoundError:
+        return None
+
+
+def offline() -> bool:
+    """Whether the user has set HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+@functools.cache
+def _resolve(kind: Kind, repo: str, revision: str) -> str:
+    from huggingface_hub import HfApi
+
+    if COMMIT.fullmatch(revision):
+        return revision
+    if not offline() and not _unreachable:
+        try:
+            commit = _ask(kind, repo, revision)
+        except _no_answer() as error:
+            if getattr(getattr(error, "response", None), "status_code", 500) < 500:
+                raise
+            _unreachable.append(_reason(error))
+        else:
+            if _cached_ref(kind, repo, revision) != commit:
+                HfApi().resolve_revision(repo, repo_type=kind, revision=revision)  # keeps it for when offline
+            return commit
+    kept = _cached_ref(kind, repo, revision)
+    if kept is None:
+        raise FileNotFoundError(revision)
+    if not offline():
+        log.warning("cannot reach the hub (%s): %s of %s is what it was last, %s", *_unreachable, revision, repo, kept)
+    return kept
+
+
+def _ask(kind: Kind, repo: str, revision: str) -> str:
+    """The commit, from the hub itself."""
+    from huggingface_hub import HfApi
+
+    return str(HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=SECONDS).sha)
+
+
+def _cached_ref(kind: Kind, repo: str, revision: str) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    try:
+        return HfApi().resolve_revision(repo, repo_type=kind, revision=revision, local_files_only=True).resolved
+    except RevisionResolutionError:
+        return None
+
+
+def _no_answer() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    return (httpx.TransportError, HfHubHTTPError)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What the library raises for a repository, network or disk that is not as it should be."""
+    return (*_no_answer(), OSError, ValueError)
+
+
+def _key(kind: Kind, where: str) -> str:
+    return f"{where}.id" if kind == "model" else f"{where}.hub"
+
+
+def _reason(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    text = f"it answers {status}" if status else str(error).strip().split("\n")[0].rstrip(".")
+    return text or type(error).__name__
+
+
+def _refusal(error: Exception, kind: Kind, repo: str, revision: str, where: str) -> BadInput:
+    """The one line that says what is wrong and what to do about it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    key, what = _key(kind, where), "model" if kind == "model" else "data set"
+    local = f"{where}.id=<folder>" if kind == "model" else f"{where}.path=<file>"
+    page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{repo}"
+    if isinstance(error, HFValidationError):
+        return refuse(key, "neither a hub id nor a path that is there", got=repo, remedy=f"Give {local} or a hub id.")
+    if isinstance(error, GatedRepoError):
+        remedy = f"Accept its licence at {page} and log in (hf auth login), or give {local}."
+        return refuse(key, f"this {what} is gated", got=repo, remedy=remedy)
+    if isinstance(error, RepositoryNotFoundError):
+        remedy = f"Check the name, log in for a private one (hf auth login), or give {local}."
+        return refuse(key, f"no such {what} on the hub", got=repo, remedy=remedy)
+    if isinstance(error, RevisionNotFoundError):
+        expected = f"a branch, tag or commit of {repo}"
+        return refuse(f"{where}.revision", "no such revision", got=revision, expected=expected, remedy=f"See {page}.")
+    if (status := getattr(getattr(error, "response", None), "status_code", 500)) < 500:
+        remedy = f"Check login (hf auth login), HF_ENDPOINT and proxy, or give {local}."
+        return refuse(key, f"{constants.ENDPOINT} answers {status}", got=repo, remedy=remedy)
+    if offline():
+        remedy = f"Run it once with network, or give {local}."
+        return refuse(key, f"HF_HUB_OFFLINE is set, and {revision} is not in the cache", got=repo, remedy=remedy)
+    if _unreachable or isinstance(error, (*_no_answer(), LocalEntryNotFoundError)):
+        reason = _unreachable[0] if _unreachable else _reason(error)
+        remedy = f"Check network and proxy, or give {local}."
+        return refuse(
+            key, f"cannot reach {constants.ENDPOINT} ({reason}), and it is not in the cache", got=repo, remedy=remedy
+        )
+    return refuse(key, f"cannot fetch it ({_reason(error)})", got=repo, remedy=f"Or give {local}.")

@@ -1,0 +1,90 @@
+"""What a run costs: peak memory per phase, multiply-accumulates per token, milliseconds per pass."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.device import synchronize
+
+GB = 1e9
+
+
+class MemoryMeter:
+    """Peak memory of named phases: allocated and reserved GB on CUDA, peak resident set (RSS) GB on CPU."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = torch.device(device).type == "cuda"
+        self.device = device
+        self.peaks: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            reset_peak_rss()
+        try:
+            yield
+        finally:
+            self.peaks[name] = self._read()
+
+    def _read(self) -> dict[str, float]:
+        if not self.cuda:
+            return {"peak_rss_gb": peak_rss_bytes() / GB}
+        allocated = torch.cuda.max_memory_allocated(self.device) / GB
+        return {"peak_allocated_gb": allocated, "peak_reserved_gb": torch.cuda.max_memory_reserved(self.device) / GB}
+
+
+def reset_peak_rss() -> None:
+    """Writing 5 to clear_refs makes the kernel forget the process's peak resident set (proc(5)); Linux only."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return  # elsewhere the figure is the peak since the process began
+
+
+def peak_rss_bytes() -> int:
+    """VmHWM, in bytes; 0 where there is no /proc."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except OSError:
+        return 0
+
+
+@torch.no_grad()
+def macs_per_token(model: Any, device: str, tokens: int = 64) -> float:
+    """Multiply-accumulates of one grad-free forward per token, matrix products only (half of counted FLOPs)."""
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=device)
+    model(input_ids=ids, use_cache=False)  # fills grad-free caches: they are paid once, not per token
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, use_cache=False)
+    return counter.get_total_flops() / 2 / tokens
+
+
+def pass_times(loss: Callable[[], Tensor], device: str, repeats: int = 3) -> dict[str, float]:
+    """Median milliseconds of forward and backward of `loss()` on one batch; gradients are left as they come."""
+    forward, backward = [], []
+    for _ in range(repeats + 1):  # the first run warms up and is left out
+        synchronize(device)
+        t0 = time.perf_counter()
+        value = loss()
+        synchronize(device)
+        t1 = time.perf_counter()
+        value.backward()
+        synchronize(device)
+        forward.append(t1 - t0)
+        backward.append(time.perf_counter() - t1)
+    return {
+        "forward_ms": 1000 * statistics.median(forward[1:]),
+        "backward_ms": 1000 * statistics.median(backward[1:]),
+    }

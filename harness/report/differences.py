@@ -1,0 +1,69 @@
+"""TODO harness.report.differences"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.report.sections import Cell
+from harness.report.stats import ALPHA, detectable, estimate, holm, mcnemar
+
+
+# -- differences -------------------------------------------------------------------------------------------------------
+def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
+    """What a cell is compared with: the baseline in the same quantization, the best on validation if there are more."""
+    same = [
+        c
+        for c in chosen
+        if c.first["variant"] == role and c.first["quantization"] == cell.first["quantization"] and c.done
+    ]
+    return max(same, key=lambda c: (np.mean(list(c.validation.values())), c.name), default=None)
+
+
+def differences(chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
+    """Cell → its difference to the baseline. p_holm: over all of these; clear: that, with both arms' seeds measured."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in chosen:
+        base = baseline_of(cell, chosen, role)
+        if base is None or base is cell or not cell.done:
+            continue
+        e = estimate(cell.right, base.right)
+        single = len(cell.done) == len(base.done) == 1
+        found[cell.name] = {
+            "baseline": base.name,
+            "difference": e.value,
+            "difference_low": e.low,
+            "difference_high": e.high,
+            "p": mcnemar(cell.right[0], base.right[0])[2] if single else e.p,
+            "test": "exact McNemar" if single else "crossed bootstrap",
+            "seeds_measured": cell.measures_seeds and base.measures_seeds,
+            "detectable": detectable(e.se, e.df),
+        }
+    for row, p in zip(found.values(), holm([r["p"] for r in found.values()]), strict=True):
+        row["p_holm"] = p
+        row["clear"] = bool(p < ALPHA and row["seeds_measured"])
+    return found
+
+
+def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:
+    """Exact McNemar for every run beside the baseline's run with the same seed."""
+    made = []
+    for cell in chosen:
+        base = baseline_of(cell, chosen, role)
+        by_seed = {r["seed"]: n for n, r in enumerate(base.done)} if base and base is not cell else {}
+        for n, run in enumerate(cell.done):
+            if base is None or run["seed"] not in by_seed:
+                continue
+            other = by_seed[run["seed"]]
+            only, only_base, p = mcnemar(cell.right[n], base.right[other])
+            made.append(
+                {
+                    "run": run["run_id"],
+                    "baseline_run": base.done[other]["run_id"],
+                    "only_run_right": only,
+                    "only_baseline_right": only_base,
+                    "p": p,
+                }
+            )
+    return made

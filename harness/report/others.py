@@ -1,0 +1,147 @@
+"""Other people's figures: result files of PEFT's method_comparison, and published tables kept in reports/reference/.
+
+They stand beside this project's runs in tables and plots of their own section, and are never compared with them: other
+prompts, scorers and selection rules.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from harness.errors import refuse
+from harness.report.stats import wilson
+from harness.report.table import COMPARED, MEASURED
+
+QUESTIONS = 1319  # of GSM8K's test set; PEFT's files hold the share, not the count
+THEIRS = "PEFT's own results (theirs, not run here)"
+
+
+def read_peft(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Rows like those of harness.table.rows from `<folder>/*.json`, and a sentence for every file that gave none.
+
+    The files are those of github.com/huggingface/peft, method_comparison/MetaMathQA/results. Fields that this does not
+    know are ignored. Raises BadInput where there is no such folder or no JSON file in it.
+    """
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not files:
+        raise refuse("compare", "no JSON files", got=str(folder), expected="a folder of PEFT's result files")
+    made, skipped = [], []
+    for file in files:
+        try:
+            made.append(_peft_row(file.stem, json.loads(file.read_text(encoding="utf-8"))))
+        except KeyError as error:
+            skipped.append(f"{file.name}: not a result of PEFT's method_comparison, {error} is missing")
+        except (OSError, TypeError, ValueError, AttributeError, IndexError) as error:
+            skipped.append(f"{file.name}: not a result of PEFT's method_comparison ({str(error).splitlines()[0]})")
+    frame = pd.DataFrame(made)
+    if not frame.empty:
+        frame = frame.sort_values(["section", "accuracy", "cell"], ascending=[True, False, True], ignore_index=True)
+    return frame, skipped
+
+
+def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Raises KeyError, TypeError or ValueError for anything but a result file."""
+    run, train = result["run_info"], result["train_info"]
+    config = run["train_config"]
+    done = train["status"] == "success"
+    section = f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps"
+    row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED]) | {
+        "setting": section,
+        "section": section,
+        "cell": name,
+        "run": None,
+        "variant": str(run["experiment_name"]),
+        "rank": (run.get("peft_config") or {}).get("r"),
+        "lora_rank": None,
+        "lr": float(config["optimizer_kwargs"]["lr"]),
+        "quantization": "none",
+        "seeds": int(done),
+        "params": int(train["num_trainable_params"]),
+        "curve": name,
+        "chosen": True,
+        "edge": False,
+        "rates": 1,
+        "valid_common": None,
+        "valid_seeds": 0,
+        "curve_diverged": 0,
+        "curve_failed": int(not done),
+        "diverged": 0,
+        "failed": int(not done),
+    }
+    return row | (_peft_figures(train, run, result.get("meta_info") or {}) if done else {})
+
+
+def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    last = train["metrics"][-1]
+    share = float(last["test accuracy"])
+    if not 0 <= share <= 1:
+        raise ValueError(f"test accuracy {share}")
+    correct = round(share * QUESTIONS)
+    whole = abs(share * QUESTIONS - correct) < 1e-6  # else it is a share of other questions
+    low, high = wilson(correct, QUESTIONS) if whole else (None, None)
+    peak = train.get("accelerator_memory_max", train.get("cuda_memory_max"))  # renamed in 2025
+    tokens = last.get("train total tokens")
+    return {
+        "accuracy": share,
+        "low": low,
+        "high": high,
+        "questions": QUESTIONS if whole else None,
+        "file_bytes": train.get("file_size"),
+        "memory": "" if peak is None else "reserved GPU",
+        "peak_train_gb": None if peak is None else peak / 1e9,
+        "tokens_per_s": tokens / train["train_time"] if tokens and train.get("train_time") else None,
+        "seconds": run.get("total_time"),
+        "forgetting": last.get("forgetting"),
+        "device": (meta.get("system_info") or {}).get("accelerator", (meta.get("system_info") or {}).get("gpu")),
+        "dirty": 0,
+        "mixed_code": False,
+        "unhealthy": 0,
+    }
+
+
+# -- published tables --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Reference:
+    """A table that somebody else published, as text, with Wilson's interval added to its accuracies."""
+
+    title: str
+    source: str
+    note: str
+    head: list[str]
+    body: list[list[str]]
+
+
+def references(folder: Path) -> list[Reference]:
+    """The CSV files that `sources.yaml` of this folder names, best first."""
+    sources = folder / "sources.yaml"
+    if not sources.exists():
+        return []
+    known = yaml.safe_load(sources.read_text())
+    return [_reference(folder / name, about) for name, about in known.items()]
+
+
+def _reference(file: Path, about: dict[str, Any]) -> Reference:
+    frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    share = frame[about["accuracy"]].astype(float) / (100 if about["percent"] else 1)
+    others = [c for c in frame.columns if c not in (about["name"], about["accuracy"])]
+    order = share.sort_values(ascending=False, kind="stable").index
+    body = []
+    for n in order:
+        low, high = wilson(round(share[n] * about["questions"]), about["questions"])
+        accuracy = f"{100 * share[n]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        body.append([frame.loc[n, about["name"]], accuracy, *(_shown(frame.loc[n, c]) for c in others)])
+    head = [about["name"], "accuracy, % [Wilson, added here]", *(c.replace("_", " ") for c in others)]
+    return Reference(about["title"], about["source"], about["note"], head, body)
+
+
+def _shown(text: str) -> str:
+    """Whole numbers with thousands groups, long fractions to four digits, the rest as published."""
+    if text.isdigit():
+        return f"{int(text):,}"
+    return f"{float(text):.4f}" if text.replace(".", "", 1).isdigit() and len(text) > 8 else text

@@ -1,0 +1,146 @@
+"""Which runs may share a comparison, which learning rate stands for a variant, and what differs from the baseline."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import yaml
+
+from harness.evaluation.metrics import from_bits
+from harness.paths import CONF
+from harness.report.stats import Right
+
+Record = dict[str, Any]
+# What one variant may have and another not, without the two being other benchmarks. `adapter.*` is the variant's too.
+OWN = ("variant", "lr", "seed", "quantization", "calibration_examples", "scorer_version")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """conf/report.yaml: the variant that the others are compared with, and the one that trains nothing."""
+
+    baseline: str
+    floor: str
+
+
+def roles() -> Roles:
+    return Roles(**yaml.safe_load((CONF / "report.yaml").read_text())["report"])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in nothing but their seed. Raises SystemExit where they answered different questions."""
+
+    name: str
+    runs: list[Record]
+
+    @cached_property
+    def done(self) -> list[Record]:
+        return [r for r in self.runs if r["status"] == "done"]
+
+    @property
+    def first(self) -> Record:
+        return (self.done or self.runs)[0]
+
+    @cached_property
+    def right(self) -> Right:
+        """(seeds, questions) of the test set."""
+        return np.array([from_bits(r["test"]["correct_bits"], r["test"]["total"]) for r in self.done])
+
+    @cached_property
+    def asked(self) -> tuple[str, int] | None:
+        """Hash of the test questions and version of the scorer; None where no run is done."""
+        found = {(r["test"]["questions_hash"], r["test"].get("scorer_version", 0)) for r in self.done}
+        if len({q for q, _ in found}) > 1:
+            raise SystemExit(f"{self.name}: seeds answered different questions. Remove the odd record.")
+        if len(found) > 1:
+            remedy = "Score them again: python eval_gsm8k.py run=<id> rescore=true write=true."
+            raise SystemExit(f"{self.name}: seeds were scored by different versions of the scorer. {remedy}")
+        return next(iter(found), None)
+
+    @property
+    def setting(self) -> str:
+        return f"{self.first['benchmark']}-{self.first['model']}"
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Everything but the variant that decides a result: data, prompt, steps, batch size, weight decay, …"""
+        science = self.first.get("science", {})
+        return {k: v for k, v in science.items() if k not in OWN and not k.startswith("adapter.")}
+
+    @property
+    def trained(self) -> bool:
+        return self.first["lr"] is not None
+
+    @property
+    def measures_seeds(self) -> bool:
+        """Whether the spread between seeds can be seen in these runs, or there is none."""
+        return len(self.done) > 1 or not self.trained
+
+    @property
+    def config(self) -> str:
+        """The variant with its settings but for the learning rate."""
+        science = self.first.get("science")
+        if not science:
+            return re.sub(r"__lr[^_]+", "", self.name)
+        own = {k: v for k, v in science.items() if k.startswith("adapter.") or k == "calibration_examples"}
+        return json.dumps([self.first["variant"], self.first["quantization"], own], sort_keys=True)
+
+    @property
+    def validation(self) -> dict[int | None, float]:
+        """Seed → validation accuracy; a diverged run counts as 0."""
+        ended = [r for r in self.runs if r["status"] in ("done", "diverged")]
+        return {r["seed"]: r["valid"]["accuracy"] if r["status"] == "done" else 0.0 for r in ended}
+
+
+@dataclass
+class Section:
+    """Cells that may be compared: same benchmark, model, protocol, test questions and version of the scorer."""
+
+    setting: str
+    asked: tuple[str, int] | None
+    protocol: dict[str, Any]
+    cells: list[Cell] = field(default_factory=list)
+    title: str = ""
+
+    def takes(self, cell: Cell) -> bool:
+        """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
+        if cell.setting != self.setting or (cell.asked != self.asked and None not in (cell.asked, self.asked)):
+            return False
+        if cell.trained:
+            return cell.protocol == self.protocol
+        return all(cell.protocol[k] == self.protocol[k] for k in cell.protocol.keys() & self.protocol.keys())
+
+
+def sections(cells: list[Cell]) -> list[Section]:
+    """Every cell in its section; the floor and cells of failed runs in each section that they fit."""
+    made: list[Section] = []
+    for cell in sorted(cells, key=lambda c: (not c.trained, c.asked is None, c.name)):
+        fitting = [s for s in made if s.takes(cell)]
+        if not fitting:
+            made.append(Section(cell.setting, cell.asked, cell.protocol))
+            fitting = made[-1:]
+        for section in fitting:
+            section.cells.append(cell)
+    made.sort(key=lambda s: (s.setting, -len(s.cells), s.cells[0].name))
+    for section in made:
+        section.title = _title(section, [s for s in made if s.setting == section.setting and s is not section])
+    return made
+
+
+def _title(section: Section, others: list[Section]) -> str:
+    """Benchmark and model, and what tells this section from others of the same."""
+    parts = [section.setting]
+    names = {k for o in others for k in o.protocol.keys() & section.protocol.keys()}
+    differing = sorted(k for k in names if any(o.protocol.get(k) != section.protocol[k] for o in others))
+    parts += [f"{k} {str(section.protocol[k])[:24]}" for k in differing]
+    if section.asked and any(o.asked and o.asked[0] != section.asked[0] for o in others):
+        parts.append(f"questions {section.asked[0][:8]}")
+    if section.asked and any(o.asked and o.asked[1] != section.asked[1] for o in others):
+        parts.append(f"scorer {section.asked[1]}")
+    return ", ".join(parts)

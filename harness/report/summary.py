@@ -1,0 +1,96 @@
+"""A record in words: the last lines of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.paths import ROOT
+from harness.report.stats import wilson
+
+TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
+
+
+def percent(metrics: dict[str, Any]) -> str:
+    """`63.2 % [60.6, 65.8]`"""
+    low, high = wilson(metrics["correct"], metrics["total"])
+    return f"{100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def peak(memory: dict[str, dict[str, float]], phase: str) -> tuple[str, float] | None:
+    """(kind, GB) of a phase's peak: allocated on CUDA, resident set on CPU; None where it was not measured."""
+    for key, kind in (("peak_allocated_gb", "GPU"), ("peak_rss_gb", "RSS")):
+        if key in memory.get(phase, {}):
+            return kind, memory[phase][key]
+    return None
+
+
+def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
+    """What a user wants to know when a run ends."""
+    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    if record["status"] != "done":
+        return [
+            f"  status      {record['status']}: {record.get('error', {}).get('message', '')}",
+            f"  folder      {folder}",
+        ]
+    test, valid = record["test"], record["valid"]
+    peaks = [f"{phase} {p[1]:.2f} GB {p[0]}" for phase in ("train", "eval") if (p := peak(record["memory"], phase))]
+    flexible = f"flexible {100 * test['flexible_accuracy']:.1f} %, truncated {test['truncated']}"
+    lines = [
+        f"  test        {percent(test)}  ({test['correct']}/{test['total']}, 95 % interval; {flexible})",
+        f"  validation  {percent(valid)}  ({valid['correct']}/{valid['total']})",
+        f"  parameters  {record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes",
+        f"  peak memory {', '.join(peaks)}",
+    ]
+    if "platinum" in record:
+        lines.insert(1, platinum_line(record["platinum"]))
+    if "repeat" in record:
+        lines.insert(-2, repeat_line(record["repeat"]))
+    if "train" in record:
+        t = record["train"]
+        lines.append(
+            f"  loss        {t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
+        )
+    lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
+    lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
+    return lines + [f"  WARNING     {text}" for text in warnings(record)]
+
+
+def platinum_line(found: dict[str, Any]) -> str:
+    """Accuracy by corrected references."""
+    missing = f"{found['not_found']} of its questions were not asked"
+    if "accuracy" not in found:
+        return f"  platinum    –  ({missing})"
+    return f"  platinum    {percent(found)}  ({found['correct']}/{found['total']} by corrected references; {missing})"
+
+
+def repeat_line(found: dict[str, Any]) -> str:
+    """What answering in another batch order changed."""
+    turns = "; ".join(
+        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in found["turns"]
+    )
+    return f"  repeat      accuracy differs by {100 * found['largest_difference']:.1f} points in other orders ({turns})"
+
+
+def warnings(record: dict[str, Any]) -> list[str]:
+    """What speaks against a finished run's figures: failed checks, and answers that the token limit cut off."""
+    made = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
+    for split in ("test", "valid"):
+        cut, total = record[split]["truncated"], record[split]["total"]
+        if cut > TRUNCATED * total:
+            limit = record.get("science", {}).get("max_new_tokens")
+            more = f"eval.max_new_tokens={2 * limit if limit else '<more>'}"
+            made.append(f"{100 * cut / total:.1f} % of {split} answers were cut off and are wrong; {more} allows more")
+    return made
+
+
+def unhealthy(health: dict[str, Any]) -> list[str]:
+    """Sentences for every check of a run that failed."""
+    out = []
+    if health["moved"] is False:
+        out.append(f"never trained: {', '.join(health['still'][:4])}")
+    if health["no_base_gradient"] is False:
+        out.append("the base model received gradients")
+    if health["base_unchanged"] is False:
+        out.append("the base model changed")
+    return out

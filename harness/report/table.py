@@ -1,0 +1,170 @@
+"""Records to rows: one per variant, setting and learning rate, seeds taken together; and the README's table of them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.report.differences import differences, pairs
+from harness.report.learning_rates import Curve, curves
+from harness.report.sections import Cell, Section, roles, sections
+from harness.report.stats import crossed_bootstrap, wilson
+from harness.report.summary import peak
+
+HEALTHY = ("moved", "no_base_gradient", "base_unchanged")
+MEASURED: tuple[str, ...]  # columns that only finished runs have
+MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
+MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
+MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
+OPTIONAL = ("platinum", "platinum_questions", "repeat")  # columns that are there only where a run has them
+COMPARED: tuple[str, ...]
+COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
+COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
+
+
+def cells(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Run id without its seed → the runs that differ in nothing else."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(re.sub(r"__seed\d+", "", record["run_id"]), []).append(record)
+    return groups
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+def rows(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
+    role = roles()
+    made: list[dict[str, Any]] = []
+    for section in _sections(records):
+        found = curves(section.cells)
+        compared = differences([c.chosen for c in found], role.baseline)
+        new = [_row(cell) | {"section": section.title} for cell in section.cells]
+        for row in new:
+            row |= _place(row["cell"], found) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
+            row |= _overhead(row, [r for r in new if r["variant"] == role.floor])
+        made += new
+    if not made:
+        return pd.DataFrame()
+    frame = pd.DataFrame(made)
+    frame = frame.drop(columns=[c for c in OPTIONAL if frame[c].isna().all()])
+    order = ["setting", "section", "accuracy", "cell"]
+    return frame.sort_values(order, ascending=[True, True, False, True], ignore_index=True)
+
+
+def pair_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Exact McNemar of every chosen run against the baseline's run with the same seed."""
+    made = []
+    for section in _sections(records):
+        found = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
+        made += [{"section": section.title} | pair for pair in found]
+    return pd.DataFrame(made)
+
+
+def _sections(records: list[dict[str, Any]]) -> list[Section]:
+    return sections([Cell(name, runs) for name, runs in cells(records).items()])
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    done, first = cell.done, cell.first
+    row: dict[str, Any] = {
+        "setting": cell.setting,
+        "cell": cell.name,
+        "run": first["run_id"],
+        "variant": first["variant"],
+        "rank": first["rank"],
+        "lora_rank": first["lora_rank"],
+        "lr": first["lr"],
+        "quantization": first["quantization"],
+        "seeds": len(done),
+        "diverged": sum(r["status"] == "diverged" for r in cell.runs),
+        "failed": sum(r["status"] == "failed" for r in cell.runs),
+        "params": first["trainable_params"],
+    }
+    if not done:
+        return row | dict.fromkeys(MEASURED + OPTIONAL)
+    tests = [r["test"] for r in done]
+    assert cell.asked is not None
+    low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
+    return (
+        row
+        | {
+            "accuracy": float(cell.right.mean()),
+            "low": low,
+            "high": high,
+            "flexible": float(np.mean([t["flexible_accuracy"] for t in tests])),
+            "valid": float(np.mean([r["valid"]["accuracy"] for r in done])),
+            "questions": tests[0]["total"],
+            "truncated": float(np.mean([t["truncated"] / t["total"] for t in tests])),
+            "file_bytes": first["adapter_file_bytes"],
+            "memory": (peak(first["memory"], "eval") or ("", 0.0))[0],
+            "peak_train_gb": _median([p[1] for r in done if (p := peak(r["memory"], "train"))]),
+            "peak_eval_gb": _median([p[1] for r in done if (p := peak(r["memory"], "eval"))]),
+            "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
+            "seconds": _median([r["seconds"] for r in done]),
+            "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
+            "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
+            "forgetting": _median([n for r in done if (n := _nats(r)) is not None]),
+            "device": "; ".join(sorted({_device(r) for r in done})),
+            "dirty": sum(bool(r.get("provenance", {}).get("dirty")) for r in done),
+            "mixed_code": len({r.get("code_hash") for r in cell.runs}) > 1,
+            "unhealthy": sum(any(r["health"].get(k) is False for k in HEALTHY) for r in done),
+            "platinum": None,
+            "platinum_questions": None,
+            "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
+        }
+        | _platinum(done)
+    )
+
+
+def _platinum(done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over the seeds, where all of them were scored by the same corrected references."""
+    found = [r.get("platinum", {}) for r in done]
+    if "accuracy" not in found[0] or len({p.get("questions_hash") for p in found}) > 1:
+        return {}
+    return {"platinum": float(np.mean([p["accuracy"] for p in found])), "platinum_questions": found[0]["total"]}
+
+
+def _place(name: str, found: list[Curve]) -> dict[str, Any]:
+    """How a cell's learning rate stands among the others of its variant."""
+    curve = next(c for c in found if any(cell.name == name for cell in c.cells))
+    point = next((p for p in curve.points if p.cell.name == name), None)
+    chosen = curve.chosen.name == name
+    return {
+        "curve": curve.chosen.name,
+        "chosen": chosen,
+        "edge": chosen and curve.edge,
+        "rates": len(curve.points),
+        "curve_diverged": sum(r["status"] == "diverged" for cell in curve.cells for r in cell.runs),
+        "curve_failed": sum(r["status"] == "failed" for cell in curve.cells for r in cell.runs),
+        "valid_common": point.valid if point else None,
+        "valid_seeds": point.seeds if point else 0,
+    }
+
+
+def _overhead(row: dict[str, Any], floors: list[dict[str, Any]]) -> dict[str, Any]:
+    """Peaks above the evaluation peak of the untrained model in the same quantization, by the same meter."""
+    same = [f for f in floors if f["quantization"] == row["quantization"] and f["memory"] == row["memory"]]
+    base = same[0]["peak_eval_gb"] if same else None
+    over = {}
+    for phase in ("train", "eval"):
+        own = row[f"peak_{phase}_gb"]
+        over[f"{phase}_overhead_gb"] = own - base if own is not None and base is not None else None
+    return over
+
+
+def _median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def _nats(record: dict[str, Any]) -> float | None:
+    measured = record.get("forgetting")
+    return float(measured["nats"]) if isinstance(measured, dict) else None
+
+
+def _device(record: dict[str, Any]) -> str:
+    p = record.get("provenance", {})
+    threads = "" if p.get("cuda") else f", {p.get('threads', '?')} threads"
+    return p.get("device", "an unnamed device") + threads

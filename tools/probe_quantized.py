@@ -1,0 +1,120 @@
+"""What a variant can do on a quantized base, found out by doing it: attach, identity, training, detach, save, load.
+
+`python -m tools.probe_quantized` tries every variant here and writes reports/capabilities.json, the report's 4-bit and 8-bit.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+QUANTIZATIONS = ("4bit", "8bit")
+STEPS = 3  # tensors behind a zero factor (LoRA's A behind B = 0) have no gradient in the first
+
+
+class Unfit(Exception):
+    """A check failed; the text says which."""
+
+
+def probe(variant: str, quantization: str, device: str = "cpu") -> str:
+    """`yes`, or the reason why this variant cannot adapt a `quantization` base on `device`."""
+    import adapters as ad
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _try(ad.VARIANTS[variant], quantized_model(quantization, device), Path(folder) / "adapter.safetensors")
+    except (Unfit, ad.AdapterError, ImportError) as reason:
+        return str(reason)
+    except RuntimeError as error:  # a kernel that is missing or does not take these shapes
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return "yes"
+
+
+def quantized_model(quantization: str, device: str = "cpu", dtype: Any = None, **settings: Any) -> Any:
+    """A random two-layer Qwen3, 64 wide, with linear layers (but the head) of bitsandbytes: 4bit, 8bit, or none."""
+    import torch
+    from torch import nn
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from adapters._weights import forbid_cpu_packing
+
+    sizes = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "initializer_range": 0.1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(Qwen3Config(**(sizes | heads | settings)))
+    model = model.to(dtype or torch.float32)
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    for name in names if quantization != "none" else []:
+        model.set_submodule(name, quantized_linear(model.get_submodule(name), quantization))
+    forbid_cpu_packing(model)
+    return model.to(device).eval()
+
+
+def quantized_linear(linear: Any, quantization: str) -> Any:
+    """bitsandbytes' layer with this layer's weight and bias; it quantizes when it is moved to its device."""
+    import bitsandbytes as bnb
+
+    size, bias = (linear.in_features, linear.out_features), linear.bias is not None
+    if quantization == "4bit":
+        kind = {"compute_dtype": linear.weight.dtype, "quant_type": "nf4", "compress_statistics": False}
+        layer = bnb.nn.Linear4bit(*size, bias=bias, **kind)
+    else:
+        layer = bnb.nn.Linear8bitLt(*size, bias=bias, has_fp16_weights=False, threshold=6.0)
+    for name, p in linear.named_parameters():
+        getattr(layer, name).data = p.data
+    return layer
+
+
+def _try(variant: Any, model: Any, path: Path) -> None:
+    """Raises Unfit, or what the library or the quantized layer raises, at the first thing that does not work."""
+    import torch
+
+    import adapters as ad
+
+    def logits(mode: bool) -> Any:
+        with torch.set_grad_enabled(mode):  # the hooks' two ways: training's, and evaluation's from cached factors
+            return model.train(mode)(ids).logits.detach()
+
+    ids = torch.arange(64, device=model.device).view(4, 16) * 5 % 128
+    cfg, bare = variant.Config(), {mode: logits(mode) for mode in (True, False)}
+    handle = ad.attach(model, cfg, seed=0, calibration=[ids] if variant.calibration(cfg).value == "required" else None)
+    for mode, expected in bare.items():
+        change = (logits(mode) - expected).square().mean().sqrt() / expected.std()
+        if not change <= (0.1 if variant.identity_atol else 0):  # 8-bit rounding makes of a small change a larger one
+            raise Unfit(f"attaching changes the model's output by {change:.1e} of its spread")
+    start = {n: p.detach().clone() for n, p in handle.trainable().items()}
+    for _ in range(STEPS if start else 0):
+        optimizer = torch.optim.SGD(ad.parameter_groups(model, lr=0.1))
+        model.train()(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for n, p in handle.trainable().items():
+        if torch.equal(p, start[n]) or not p.isfinite().all():
+            raise Unfit(f"training does not move {n}" if p.isfinite().all() else f"training makes {n} NaN or Inf")
+    trained = logits(False)
+    ad.save(model, path)
+    ad.detach(model)
+    if not torch.equal(logits(False), bare[False]):
+        raise Unfit("detaching does not restore the model's output")
+    ad.load(model, path)
+    if not torch.equal(logits(False), trained):
+        raise Unfit("a saved adapter computes something else once loaded")
+
+
+def main() -> None:
+    import torch
+
+    import adapters as ad
+    from harness.report.build import CAPABILITIES
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = {v: {q: probe(v, q, device) for q in QUANTIZATIONS} for v in ad.VARIANTS}
+    CAPABILITIES.write_text(json.dumps({"device": device, "variants": found}, indent=1) + "\n")
+    print(f"{CAPABILITIES}: {sum(r == 'yes' for of in found.values() for r in of.values())} of {2 * len(found)} work")
+
+
+if __name__ == "__main__":
+    main()
