@@ -1,6 +1,6 @@
-"""Evaluate a finished run again, from its saved adapter or from its stored predictions.
+"""Re-evaluate a finished run, from its saved adapter or from its stored predictions.
 
-python eval_gsm8k.py run=<id>                 load model and adapter, answer all questions again
+python eval_gsm8k.py run=<id>                 load model and adapter, answer all questions
 python eval_gsm8k.py run=<id> rescore=true    score the stored predictions again; loads no model
 python eval_gsm8k.py run=<id> platinum=<file> score them by GSM8K-Platinum (a file or hub id); loads no model
 python eval_gsm8k.py run=<id> repeat=2        answer the test questions in another batch order: the noise floor
@@ -15,9 +15,6 @@ python eval_gsm8k.py run=<id> repeat=2        answer the test questions in anoth
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
-
-from harness.records.store import lock
-from harness.reevaluate import evaluate_again, repeat_test, rescore, score_platinum
 
 
 @dataclass
@@ -38,8 +35,8 @@ def main(argv: list[str]) -> None:
     from harness.cli.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
-    asked = {"rescore": args.rescore, "platinum": args.platinum != "", "repeat": args.repeat is not None}
-    modes = [name for name, on in asked.items() if on]
+    chosen = {"rescore": args.rescore, "platinum": args.platinum != "", "repeat": args.repeat is not None}
+    modes = [name for name, on in chosen.items() if on]
     if len(modes) > 1:
         raise SystemExit(f"{modes[1]}: one thing at a time, got {' and '.join(modes)}. Leave all but one out.")
     if args.write and not modes:
@@ -52,21 +49,23 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"split: {modes[0]} is about the test questions, got {args.split!r}. Leave split out.")
     if args.columns and not args.platinum:
         raise SystemExit(f"columns: nothing to read, got {args.columns!r}. They are those of platinum=<file>.")
-    from harness.cli.task import quiet
+    from harness import reevaluate
+    from harness.cli.quiet import quiet
     from harness.paths import under_root
+    from harness.records.lock import lock
 
     quiet()
     folder = under_root(args.runs_dir) / args.run
     # What is written takes the run's lock, so that of two at once neither loses the other's.
     with lock(folder.parent, folder.name) if args.write and folder.is_dir() else nullcontext():
         if args.rescore:
-            rescore(args.run, args.runs_dir, args.split, write=args.write)
+            reevaluate.rescore(args.run, args.runs_dir, args.split, write=args.write)
         elif args.platinum:
-            score_platinum(args.run, args.runs_dir, args.platinum, args.columns, write=args.write)
+            reevaluate.platinum(args.run, args.runs_dir, args.platinum, args.columns, write=args.write)
         elif args.repeat is not None:
-            repeat_test(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
+            reevaluate.repeat(args.run, args.runs_dir, args.repeat, write=args.write, device=args.device)
         else:
-            evaluate_again(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
+            reevaluate.evaluate(args.run, args.runs_dir, args.split, limit=args.limit, device=args.device)
 
 
 if __name__ == "__main__":

@@ -6,28 +6,48 @@
     ad.save(model, "adapter.safetensors"); ad.detach(model); ad.load(model, "adapter.safetensors")
 
 `ad.VARIANTS` maps every variant's name to its class; each class's config is also an attribute of this module.
+Names are imported when they are first used: `import adapters` alone does not load torch.
 """
 
-from adapters._checkpoint import load, save
-from adapters._errors import AdapterError
-from adapters._hooks import Attachment, attach, attachment, detach, parameter_groups
-from adapters._peft import export_peft, import_peft
-from adapters._registry import VARIANTS, parameter_count
+from __future__ import annotations
 
-globals().update({variant.Config.__name__: variant.Config for variant in VARIANTS.values()})
+import importlib
+from typing import Any
 
-__all__ = [
-    "VARIANTS",
-    "AdapterError",
-    "Attachment",
-    "attach",
-    "attachment",
-    "detach",
-    "export_peft",
-    "import_peft",
-    "load",
-    "parameter_count",
-    "parameter_groups",
-    "save",
-    *(variant.Config.__name__ for variant in VARIANTS.values()),
-]
+_HOMES = {
+    "VARIANTS": "_registry",
+    "AdapterError": "_errors",
+    "Attachment": "_hooks",
+    "Calibration": "_contract",
+    "Config": "_contract",
+    "DTYPES": "_contract",
+    "NOTHING": "_errors",
+    "Variant": "_contract",
+    "attach": "_hooks",
+    "attachment": "_hooks",
+    "config_fields": "_checkpoint",
+    "detach": "_hooks",
+    "export_peft": "_peft",
+    "forbid_cpu_packing": "_weights",
+    "import_peft": "_peft",
+    "load": "_checkpoint",
+    "parameter_count": "_registry",
+    "parameter_groups": "_hooks",
+    "problem": "_errors",
+    "save": "_checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name from its module, or a variant's config class. Raises AttributeError."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"adapters.{_HOMES[name]}"), name)
+    if name.endswith("Config"):
+        for variant in __getattr__("VARIANTS").values():
+            if variant.Config.__name__ == name:
+                return variant.Config
+    raise AttributeError(f"module 'adapters' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, *(v.Config.__name__ for v in __getattr__("VARIANTS").values())])

@@ -1,7 +1,8 @@
-"""One GPU to one process: a lock on this machine, so that jobs of several processes never share one by accident.
+"""Devices: which one a run may use, what it is called, and one GPU to one process.
 
-A process keeps its GPU to its end, since the base model stays on it between jobs; the kernel frees the lock of one that
-dies. Locks are of one user: between users, and between machines, a scheduler such as SLURM decides.
+A GPU is leased by a file lock on this machine. A process keeps its lease to its end, since the base model stays on the
+GPU between jobs; the kernel frees the lock of a process that dies. Locks belong to one user: between users and between
+machines, a scheduler such as SLURM decides. Imports torch only where a function needs it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,26 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
 
 from harness.errors import refuse
+
+if TYPE_CHECKING:
+    import torch
+
+_held: dict[str, FileLock] = {}
+
+
+def gpu_count() -> int:
+    """CUDA devices that the driver reports; asks it directly, since importing torch takes seconds."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def usable_device(name: str) -> str:
@@ -36,11 +52,32 @@ def usable_device(name: str) -> str:
     return name
 
 
-_held: dict[str, FileLock] = {}
+def synchronize(device: str | torch.device) -> None:
+    """Waits until the device has done its work; a CPU always has."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
+def device_name(device: str) -> str:
+    """`NVIDIA …` or the processor's name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+# -- one GPU to one process -------------------------------------------------------------------------------------------
 def one_gpu(device: str) -> None:
-    """Makes `cuda` mean a GPU that this process alone holds, or waits for one; does nothing for `cpu`.
+    """Makes `cuda` mean a GPU that only this process holds; waits until there is one. Does nothing for `cpu`.
 
     device: `cuda` for any GPU that is visible, `cuda:<n>` for that one.
     """
@@ -55,9 +92,9 @@ def one_gpu(device: str) -> None:
 
 
 def lease(names: list[str], folder: Path | None = None) -> int:
-    """Place in `names` of one that this process holds from now on: one that it has, else the first free one.
+    """Locks one of `names` to the end of this process and returns its index: one already held, else the first free.
 
-    Waits where all are held by others, and says so once.
+    Waits while other processes hold all of them, and says so once.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"hookbench-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -72,36 +109,7 @@ def lease(names: list[str], folder: Path | None = None) -> int:
             _held[name] = held
             return place
         if not waiting:
-            whole = "the GPU is" if len(names) == 1 else f"all {len(names)} GPUs are"
-            text = f"{whole} at other jobs; waiting for one (share_gpu=true would not)"
-            print(text, file=sys.stderr, flush=True)
+            busy = "GPU" if len(names) == 1 else f"all {len(names)} GPUs"
+            print(f"{busy} in use by another job; waiting (share_gpu=true runs anyway)", file=sys.stderr, flush=True)
         waiting = True
         time.sleep(0.5)
-
-
-def synchronize(device: str | torch.device) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def device_name(device: str) -> str:
-    """`NVIDIA …` or the processor's name."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def gpu_count() -> int:
-    """CUDA devices that the driver reports; asks it directly, since importing torch takes seconds."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0

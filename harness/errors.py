@@ -1,11 +1,11 @@
-"""Refusals: one line in the project's form (adapters/_errors.py) and a non-zero exit, before anything is trained."""
+"""Refusals: one line in the project's form (`adapters.problem`) and a non-zero exit, before anything is trained."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from adapters._errors import NOTHING, problem
+from adapters import NOTHING, problem
 
 
 class BadInput(SystemExit):

@@ -1,4 +1,4 @@
-"""TODO harness.paths"""
+"""Where the repository lies: its root, its configs, and how a relative path is read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+PUBLISHED = ROOT / "runs" / "published"
 
 
 def under_root(path: str) -> Path:

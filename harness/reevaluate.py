@@ -1,4 +1,4 @@
-"""A finished run's answers once more: from its adapter or its stored predictions; and what can be added to its record.
+"""A finished run looked at again: from its adapter or its stored predictions, and what can be added to its record.
 
 Nothing here changes what a run was: `write=true` replaces scores by today's scorer, or adds `platinum` or `repeat`.
 """
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,101 +21,76 @@ import adapters as ad
 from harness.config.job import Job
 from harness.config.keys import with_todays_keys
 from harness.config.validate import job_from
-from harness.data.held_out import hold_out
+from harness.data.load import split_questions
 from harness.device import one_gpu, usable_device
 from harness.errors import integer, refuse
-from harness.evaluation.metrics import from_bits, metrics
-from harness.evaluation.platinum import read, scored
+from harness.evaluation.metrics import Scores, from_bits, metrics
+from harness.evaluation.platinum import read_platinum, score_platinum
 from harness.evaluation.predict import predict
 from harness.evaluation.predictions import Prediction, read_predictions
-from harness.evaluation.repeat import answered_again
+from harness.evaluation.repeat import repeat_test
 from harness.hashing import sha256
 from harness.inputs.base_model import load_model, load_tokenizer
-from harness.inputs.fingerprints import at_commits
-from harness.inputs.rows import Question, questions_hash, read_questions
+from harness.inputs.fingerprints import PLATINUM, Fingerprinter, at_commits, source_fingerprint
+from harness.inputs.rows import Question, questions_hash
 from harness.paths import under_root
 from harness.records.ids import science
+from harness.records.record import Record, checked
 from harness.records.store import read_record, write_record
 from harness.report.summary import percent, platinum_line, repeat_line
 from harness.scoring import SCORER_VERSION
 
 
-def evaluate_again(run_id: str, runs_dir: str, split: str, *, limit: int | None, device: str) -> dict[str, Any]:
-    """Loads model and adapter, answers the questions, prints and returns the metrics beside the recorded ones."""
-    folder, record, job = _open(run_id, runs_dir, split, device=device, limit=limit)
-    questions = _questions(job, split)
-    with _adapted(folder, job) as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "predictions.jsonl"
-        predictions = predict(model, tokenizer, questions, job, split, file, _progress)
-    found = metrics(predictions, questions)
-    _compare(run_id, split, record[split], found)
-    return found
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is done: its folder, its record, and its job with today's device and limit."""
+
+    folder: Path
+    record: Record
+    job: Job
+
+    def scores(self, split: str) -> Scores:
+        return self.record["test"] if split == "test" else self.record["valid"]
+
+    def questions(self, split: str) -> list[Question]:
+        return split_questions(self.job, split)
+
+    def stored(self, split: str, questions: list[Question]) -> list[Prediction]:
+        """Its predictions, one per question. Raises BadInput where they or the questions are not those recorded."""
+        name = self.folder.name
+        if questions_hash(questions) != self.scores(split)["questions_hash"]:
+            raise refuse(name, "the questions are not those that were answered", remedy="Restore the data file.")
+        stored = {p.index: p for p in read_predictions(self.folder / "predictions.jsonl") if p.split == split}
+        if set(stored) != set(range(len(questions))):
+            remedy = "" if stored else "Published records keep none; run it again."
+            what, expected = "stored predictions do not cover the questions", str(len(questions))
+            raise refuse(name, what, got=len(stored), expected=expected, remedy=remedy)
+        return [stored[n] for n in range(len(questions))]
+
+    @contextmanager
+    def adapted(self) -> Iterator[tuple[Any, Any]]:
+        """Tokenizer and model with the run's adapter attached."""
+        path, job = self.folder / "adapter.safetensors", self.job
+        if not path.is_file():
+            remedy = "Published records keep none; run it again."
+            raise refuse(self.folder.name, "no saved adapter", got=str(path), remedy=remedy)
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        if not job.share_gpu:
+            one_gpu(job.device)
+        tokenizer, model = load_tokenizer(job.model), load_model(job)
+        with ad.load(model, path, cache_dir=job.cache_dir / "bases"):
+            yield tokenizer, model
+
+    def write(self, **changes: Any) -> None:
+        """Changes keys of the record on disk; None takes one out."""
+        kept = {k: v for k, v in self.record.items() if k not in changes}
+        write_record(self.folder, checked(kept | {k: v for k, v in changes.items() if v is not None}))
+        print(f"{self.folder / 'result.json'} updated")
 
 
-def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> dict[str, Any]:
-    """Scores the stored predictions with today's scorer; write=True puts the result into the record."""
-    folder, record, job = _open(run_id, runs_dir, split, device="cpu", limit=None)
-    questions = _questions(job, split)
-    found = metrics(_stored(folder, record, split, questions), questions)
-    _compare(run_id, split, record[split], found)
-    if write:
-        settings = record["science"] | {"scorer_version": SCORER_VERSION}
-        changed = {split: found, "science": settings, "science_hash": sha256(settings)}
-        if split == "test" and found["scorer_version"] != record["test"]["scorer_version"]:
-            for name in ("platinum", "repeat"):  # the old scorer's
-                if record.pop(name, None) is not None:
-                    print(f"  {name} was scored by another version and is taken out; {name}=… write=true adds it again")
-        _write(folder, record | changed)
-    return found
-
-
-def score_platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write: bool) -> dict[str, Any]:
-    """The stored test predictions by GSM8K-Platinum's references. Loads no model.
-
-    place: a file, or a hub id. columns: `ours:theirs`, with commas between; those not named are the run's own.
-    """
-    folder, record, job = _open(run_id, runs_dir, "test", device="cpu", limit=None)
-    is_hub = place.count("/") == 1 and not Path(place).suffix and not under_root(place).exists()
-    path, hub = (None, place) if is_hub else (place, None)
-    source = dataclasses.replace(job.platinum, path=path, hub=hub, columns=job.platinum.columns | _pairs(columns))
-    corrected, questions = read(source), _questions(job, "test")
-    answers = _stored(folder, record, "test", questions)
-    found = scored(answers, questions, corrected, source, job.cache_dir)
-    print(run_id)
-    print(f"  test        {percent(record['test'])}  ({record['test']['correct']}/{record['test']['total']})")
-    print(platinum_line(found))
-    if write:
-        _write(folder, record | {"platinum": found})
-    return found
-
-
-def repeat_test(run_id: str, runs_dir: str, turns: int, *, write: bool, device: str) -> dict[str, Any]:
-    """Answers the test questions again in turns − 1 other batch orders; write=True keeps texts and result."""
-    integer("repeat", turns, lo=2)
-    folder, record, job = _open(run_id, runs_dir, "test", device=device, limit=None)
-    questions = _questions(job, "test")
-    first = _stored(folder, record, "test", questions)
-    with _adapted(folder, job) as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
-        file = (folder if write else Path(scratch)) / "predictions.jsonl"
-        found = answered_again(model, tokenizer, questions, job, first, file, _progress, turns=turns)
-    print(f"{run_id}\n{repeat_line(found)}")
-    if write:
-        _write(folder, record | {"repeat": found})
-    return found
-
-
-def _pairs(columns: str) -> dict[str, str]:
-    """`question:query,answer:solution` as a mapping from our names to the file's."""
-    pairs = [word.partition(":")[::2] for word in columns.split(",") if word]
-    if any(ours not in ("question", "answer") or not theirs for ours, theirs in pairs):
-        raise refuse("columns", "unknown column", got=columns, expected="question:<name>,answer:<name>")
-    return dict(pairs)
-
-
-# -- parts -------------------------------------------------------------------------------------------------------------
-def _open(
-    run_id: str, runs_dir: str, split: str, *, device: str, limit: int | None
-) -> tuple[Path, dict[str, Any], Job]:
+def open_run(run_id: str, runs_dir: str, split: str, *, device: str, limit: int | None = None) -> FinishedRun:
+    """A finished run by its id. Raises BadInput where it is not there, not finished, or not what it was."""
     base = under_root(runs_dir)
     folder, record = base / run_id, read_record(base / run_id)
     if record is None or record["status"] != "done":
@@ -129,57 +105,90 @@ def _open(
     composed = with_todays_keys(OmegaConf.load(folder / "config.yaml"))
     composed.device = usable_device(device)  # not the one it was trained on
     job = at_commits(job_from(composed), record["provenance"].get("hub_commits", {}))
-    now, then = science(job), record["science"]
+    now, then = science(job, Fingerprinter().of(job)), record["science"]
     changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k) and k != "scorer_version"]
     if changed:
         raise refuse(run_id, f"not what it was: {', '.join(changed)}", remedy="Restore it, or run it again.")
     questions = job.eval_limit if limit is None else limit
-    return folder, record, dataclasses.replace(job, runs_dir=base, eval_limit=questions)
+    return FinishedRun(folder, record, dataclasses.replace(job, runs_dir=base, eval_limit=questions))
 
 
-@contextmanager
-def _adapted(folder: Path, job: Job) -> Iterator[tuple[Any, Any]]:
-    """Tokenizer and model with the run's adapter attached."""
-    path = folder / "adapter.safetensors"
-    if not path.is_file():
-        remedy = "Published records keep none; run it again."
-        raise refuse(folder.name, "no saved adapter", got=str(path), remedy=remedy)
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    if not job.share_gpu:
-        one_gpu(job.device)
-    tokenizer, model = load_tokenizer(job.model), load_model(job)
-    with ad.load(model, path, cache_dir=job.cache_dir / "bases"):
-        yield tokenizer, model
+def evaluate(run_id: str, runs_dir: str, split: str, *, limit: int | None, device: str) -> Scores:
+    """Loads model and adapter, answers the questions, prints and returns the scores beside the recorded ones."""
+    run = open_run(run_id, runs_dir, split, device=device, limit=limit)
+    questions = run.questions(split)
+    with run.adapted() as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "predictions.jsonl"
+        answers = predict(model, tokenizer, questions, run.job, split, file, _progress)
+    scores = metrics(answers, questions)
+    _compare(run_id, split, run.scores(split), scores)
+    return scores
 
 
-def _stored(folder: Path, record: dict[str, Any], split: str, questions: list[Question]) -> list[Prediction]:
-    """The run's predictions, one per question. Raises BadInput where they or the questions are not those recorded."""
-    if questions_hash(questions) != record[split]["questions_hash"]:
-        raise refuse(folder.name, "the questions are not those that were answered", remedy="Restore the data file.")
-    stored = {p.index: p for p in read_predictions(folder / "predictions.jsonl") if p.split == split}
-    if set(stored) != set(range(len(questions))):
-        what, remedy = "stored predictions do not cover the questions", ""
-        if not stored:
-            remedy = "Published records keep none; run it again."
-        raise refuse(folder.name, what, got=len(stored), expected=str(len(questions)), remedy=remedy)
-    return [stored[n] for n in range(len(questions))]
+def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> Scores:
+    """Scores the stored predictions with today's scorer; write=True puts the result into the record."""
+    run = open_run(run_id, runs_dir, split, device="cpu")
+    questions = run.questions(split)
+    scores = metrics(run.stored(split, questions), questions)
+    _compare(run_id, split, run.scores(split), scores)
+    if write:
+        settings = run.record["science"] | {"scorer_version": SCORER_VERSION}
+        changes: dict[str, Any] = {split: scores, "science": settings, "science_hash": sha256(settings)}
+        if split == "test" and scores["scorer_version"] != run.record["test"]["scorer_version"]:
+            for name in ("platinum", "repeat"):  # the old scorer's
+                if name in run.record:
+                    changes[name] = None
+                    print(f"  {name} was scored by another version and is taken out; {name}=… write=true adds it again")
+        run.write(**changes)
+    return scores
 
 
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_record(folder, record)
-    print(f"{folder / 'result.json'} updated")
+def platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write: bool) -> dict[str, Any]:
+    """The stored test predictions by GSM8K-Platinum's references. Loads no model.
+
+    place: a file, or a hub id. columns: `ours:theirs`, with commas between; those not named are the run's own.
+    """
+    run = open_run(run_id, runs_dir, "test", device="cpu")
+    is_hub = place.count("/") == 1 and not Path(place).suffix and not under_root(place).exists()
+    path, hub = (None, place) if is_hub else (place, None)
+    own = run.job.platinum
+    source = dataclasses.replace(own, path=path, hub=hub, columns=own.columns | _pairs(columns))
+    corrected, questions = read_platinum(source), run.questions("test")
+    fingerprint = source_fingerprint(source, run.job.cache_dir, PLATINUM).content
+    found = score_platinum(run.stored("test", questions), questions, corrected, fingerprint)
+    test = run.record["test"]
+    print(run_id)
+    print(f"  test        {percent(test)}  ({test['correct']}/{test['total']})")
+    print(platinum_line(found))
+    if write:
+        run.write(platinum=found)
+    return found
 
 
-def _questions(job: Job, split: str) -> list[Question]:
-    if split == "test":
-        questions = read_questions(job.test_source, "data.test")
-    else:
-        questions = hold_out(read_questions(job.question_source, "data.questions"), job.valid_size)[0]
-    return questions[: job.eval_limit]
+def repeat(run_id: str, runs_dir: str, turns: int, *, write: bool, device: str) -> dict[str, Any]:
+    """Answers the test questions again in turns − 1 other batch orders; write=True keeps texts and result."""
+    integer("repeat", turns, lo=2)
+    run = open_run(run_id, runs_dir, "test", device=device)
+    questions = run.questions("test")
+    first = run.stored("test", questions)
+    with run.adapted() as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
+        file = (run.folder if write else Path(scratch)) / "predictions.jsonl"
+        found = repeat_test(model, tokenizer, questions, run.job, first, file, _progress, turns=turns)
+    print(f"{run_id}\n{repeat_line(found)}")
+    if write:
+        run.write(repeat=found)
+    return found
 
 
-def _compare(run_id: str, split: str, recorded: dict[str, Any], found: dict[str, Any]) -> None:
+def _pairs(columns: str) -> dict[str, str]:
+    """`question:query,answer:solution` as a mapping from our names to the file's."""
+    pairs = [word.partition(":")[::2] for word in columns.split(",") if word]
+    if any(ours not in ("question", "answer") or not theirs for ours, theirs in pairs):
+        raise refuse("columns", "unknown column", got=columns, expected="question:<name>,answer:<name>")
+    return dict(pairs)
+
+
+def _compare(run_id: str, split: str, recorded: Scores, found: Scores) -> None:
     print(f"{run_id}")
     print(f"  {split} now       {percent(found)}  ({found['correct']}/{found['total']}, 95 % interval)")
     print(f"  {split} recorded  {percent(recorded)}  ({recorded['correct']}/{recorded['total']})")

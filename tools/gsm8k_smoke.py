@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     from harness.cli.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.cli.task import quiet
+    from harness.cli.quiet import quiet
 
     words = [EXPERIMENT, "device=cpu", f"runs_dir={RUNS}", *source_words(args.gsm8k)]
     words += [] if args.threads is None else [f"threads={args.threads}"]

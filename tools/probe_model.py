@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from harness.cli.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.cli.task import quiet
+    from harness.cli.quiet import quiet
 
     quiet()
     tokenizer, model = _load(args)

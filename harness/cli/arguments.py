@@ -9,6 +9,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adapters import problem
+
 T = TypeVar("T")
 TYPES = {"str": "a text", "bool": "true or false", "int": "an integer", "int | None": "an integer"}
 
@@ -18,8 +20,6 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
     if any(word in ("-h", "--help") for word in argv):
         print(doc.strip())
         raise SystemExit(0)
-    from adapters._errors import problem  # imports torch, which --help need not
-
     declared: Any = fields(schema)  # type: ignore[arg-type]
     types = {f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in declared}
     checked = OmegaConf.structured(schema)

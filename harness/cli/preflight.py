@@ -35,24 +35,26 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
 
         with _quiet():  # the job itself will say its warnings again
             jobs.append(job_from(cfg))
+    from harness.cli.quiet import quiet
     from harness.cli.sweep import Sweep, dry_run
-    from harness.cli.task import quiet
+    from harness.inputs.fingerprints import Fingerprinter
     from harness.records.plan import plan
 
     quiet()
-    for job in jobs:
-        if job.lr_chosen != "tuned":
-            plan(job)  # refuses models and data files that are not there
+    fingerprinter = Fingerprinter()
     if jobs and jobs[0].dry_run:
-        dry_run(jobs)
+        dry_run(jobs, fingerprinter)
         raise SystemExit(0)
     if args.multirun:
         from harness.cli.launcher_check import check_launcher
 
+        for job in jobs:  # a single run refuses missing models and data files by itself
+            if job.lr_chosen != "tuned":
+                plan(job, fingerprinter)
         check_launcher(args.overrides, jobs)
     # Processes that launchers start must find the repository, wherever the command was typed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return Sweep(jobs) if args.multirun and jobs else nullcontext()
+    return Sweep(jobs, fingerprinter) if args.multirun and jobs else nullcontext()
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""How long a run will take, from the records of finished runs that are like it."""
+"""A sweep as its parent process sees it: what each job would do, how long it takes, and what became of it.
+
+Works from the run folders alone, so it is the same for every launcher: no job has to report across a process border.
+"""
 
 from __future__ import annotations
 
@@ -8,57 +11,26 @@ import time
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any
 
 from harness.config.job import Job
 from harness.device import device_name
 from harness.errors import BadInput
-from harness.records.plan import plan
-from harness.records.store import PUBLISHED, finished_runs
+from harness.inputs.fingerprints import Fingerprinter
+from harness.paths import PUBLISHED
+from harness.records.plan import Plan, plan
+from harness.records.record import Record
+from harness.records.store import read_records
 from harness.records.tuning import with_tuned_lr
 
 
-def estimate(job: Job, known: list[dict[str, Any]]) -> float | None:
-    """Seconds: training scaled by steps and examples per step, the rest by questions. None where nothing is alike.
-
-    From runs of the same variant where there are any, else of all; on the same kind of device where there are any.
-    """
-    alike = [r for r in known if _setting(r) == (job.benchmark, job.model.name, job.quantization)]
-    alike = [r for r in alike if (r["steps"] > 0) == job.trains]
-    alike = [r for r in alike if r["variant"] == job.variant] or alike
-    here = device_name(job.device)
-    alike = [r for r in alike if r["provenance"]["device"] == here] or alike
-    if not alike:
-        return None
-    example, others = 0.0, [r["seconds"] - r.get("train", {}).get("seconds", 0.0) for r in alike]
-    if job.trains:
-        example = median(r["train"]["seconds"] / (r["steps"] * r["science"]["batch_size"]) for r in alike)
-    question = median(s / (r["test"]["total"] + r["valid"]["total"]) for s, r in zip(others, alike, strict=True))
-    asked = median(r["test"]["total"] + r["valid"]["total"] for r in alike)
-    if job.eval_limit is not None:
-        asked = min(asked, 2 * job.eval_limit)
-    return example * job.steps * job.batch_size + question * asked
-
-
-def duration(seconds: float) -> str:
-    """`about 40 s`, `about 12 min`, `about 3.5 h`"""
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
-
-
-def _setting(record: dict[str, Any]) -> tuple[str, str, str]:
-    return record["benchmark"], record["model"], record["quantization"]
-
-
 class Sweep:
-    """While entered, Hydra runs the jobs; on leaving, every one that is not finished is named, and the exit code is 1.
+    """While entered, Hydra runs the jobs; on leaving, every unfinished one is named, and the exit code is 1.
 
     Ctrl-C and SIGTERM keep their exit code 130.
     """
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs, self.begun = jobs, time.time()
+    def __init__(self, jobs: list[Job], fingerprinter: Fingerprinter) -> None:
+        self.jobs, self.fingerprinter, self.began = jobs, fingerprinter, time.time()
 
     def __enter__(self) -> Sweep:
         return self
@@ -80,58 +52,24 @@ class Sweep:
     def outcome(self, job: Job) -> tuple[str, str]:
         """Run id, and why it is not finished; "" where it is."""
         try:
-            made = plan(dataclasses.replace(_tuned(job), force=False))
-        except BadInput as error:  # no rates to tune from, or a file that has gone
+            planned = planned_with_lr(dataclasses.replace(job, force=False), self.fingerprinter)
+        except BadInput as error:  # no records to tune from, or a file that has gone
             return f"{job.variant} seed {job.seed}", str(error)
-        new = _written(made.folder) >= self.begun
-        if made.action == "skip":
-            return made.id, "not run again" if job.force and not new else ""
-        if made.action == "refuse":
-            return made.id, f"finished before, but not with the same {made.reason}; force=true replaces it"
-        if made.record is None or not new:
-            return made.id, "not run" if made.action == "run" else "not finished"
-        error_of = made.record.get("error")
+        new = _written(planned.folder) >= self.began
+        if planned.action == "skip":
+            return planned.id, "not run again" if job.force and not new else ""
+        if planned.action == "refuse":
+            return planned.id, f"finished before, but not with the same {planned.reason}; force=true replaces it"
+        if planned.record is None or not new:
+            return planned.id, "not run" if planned.action == "run" else "not finished"
+        error_of = planned.record.get("error")
         what = f", {error_of['class']}: {error_of['message'].splitlines()[0]}" if error_of else ""
-        return made.id, f"{made.record['status']}{what} ({_shown(made.folder / 'result.json')})"
+        return planned.id, f"{planned.record['status']}{what} ({_shown(planned.folder / 'result.json')})"
 
 
-def dry_run(jobs: list[Job]) -> None:
-    """Prints what each job would do and about how long it would take; loads no model and writes nothing.
-
-    The time is that of finished runs of the same benchmark, model and quantization, scaled to steps and questions.
-    """
-    known = finished_runs({job.runs_dir for job in jobs} | {PUBLISHED})
-    counts: dict[str, int] = {}
-    seen: set[str] = set()
-    total, unknown = 0.0, 0
-    for job in jobs:
-        name, action, note = _would(job)
-        if name in seen:
-            action, note = "skip", "the same run as above"
-        seen.add(name)
-        counts[action] = counts.get(action, 0) + 1
-        if action in ("run", "resume"):
-            seconds = estimate(job, known)
-            total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
-            note = "time unknown" if seconds is None else duration(seconds)
-        print(f"{action:8}{name}" + (f"  ({note})" if note else ""))
-    done = ", ".join(f"{counts[a]} to {a}" for a in ("run", "resume", "skip", "refuse") if a in counts)
-    jobs_ = f"{len(jobs)} job" + "s" * (len(jobs) != 1)
-    print(f"{jobs_}: {done}" + (f"; {duration(total)} one after another" if total else ""), end="")
-    print(f", and {unknown} of unknown length: no finished run is like them" if unknown else "", flush=True)
-
-
-def _would(job: Job) -> tuple[str, str, str]:
-    """Run id, action and a remark."""
-    try:
-        made = plan(_tuned(job))
-    except BadInput as error:
-        return f"{job.variant} seed {job.seed}", "refuse", str(error)
-    return made.id, made.action, f"finished, but not with the same {made.reason}" if made.action == "refuse" else ""
-
-
-def _tuned(job: Job) -> Job:
-    return with_tuned_lr(job) if job.lr_chosen == "tuned" else job
+def planned_with_lr(job: Job, fingerprinter: Fingerprinter) -> Plan:
+    """The job's plan, its learning rate chosen where it is `tuned`. Raises BadInput."""
+    return plan(with_tuned_lr(job, fingerprinter) if job.lr_chosen == "tuned" else job, fingerprinter)
 
 
 def _written(folder: Path) -> float:
@@ -144,3 +82,78 @@ def _written(folder: Path) -> float:
 
 def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+# -- dry_run=true ------------------------------------------------------------------------------------------------------
+def dry_run(jobs: list[Job], fingerprinter: Fingerprinter) -> None:
+    """Prints what each job would do and about how long it would take; loads no model and writes nothing.
+
+    The time is that of finished runs of the same benchmark, model and quantization, scaled to steps and questions.
+    """
+    folders = [*sorted({job.runs_dir for job in jobs}), PUBLISHED]
+    finished = [r for r in read_records(folders).records if r["status"] == "done"]
+    counts: dict[str, int] = {}
+    seen: set[str] = set()
+    total, unknown = 0.0, 0
+    for job in jobs:
+        name, action, note = _would(job, fingerprinter)
+        if name in seen:
+            action, note = "skip", "the same run as above"
+        seen.add(name)
+        counts[action] = counts.get(action, 0) + 1
+        if action in ("run", "resume"):
+            seconds = estimate(job, finished)
+            total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
+            time_note = "time unknown" if seconds is None else duration(seconds)
+            note = f"{note}; {time_note}" if note else time_note
+        print(f"{action:8}{name}" + (f"  ({note})" if note else ""))
+    summary = ", ".join(f"{counts[a]} to {a}" for a in ("run", "resume", "skip", "refuse") if a in counts)
+    jobs_ = f"{len(jobs)} job" + "s" * (len(jobs) != 1)
+    print(f"{jobs_}: {summary}" + (f"; {duration(total)} one after another" if total else ""), end="")
+    print(f", and {unknown} of unknown length: no finished run is like them" if unknown else "", flush=True)
+
+
+def _would(job: Job, fingerprinter: Fingerprinter) -> tuple[str, str, str]:
+    """Run id, action and a remark."""
+    try:
+        planned = planned_with_lr(job, fingerprinter)
+    except BadInput as error:
+        return f"{job.variant} seed {job.seed}", "refuse", str(error)
+    refused = planned.action == "refuse"
+    return (
+        planned.id,
+        planned.action,
+        f"finished, but not with the same {planned.reason}" if refused else planned.reason,
+    )
+
+
+def estimate(job: Job, finished: list[Record]) -> float | None:
+    """Seconds: training scaled by steps and examples per step, the rest by questions. None where nothing is alike.
+
+    From runs of the same variant where there are any, else of all; on the same kind of device where there are any.
+    """
+    setting = (job.benchmark, job.model.name, job.quantization)
+    alike = [r for r in finished if (r["benchmark"], r["model"], r["quantization"]) == setting]
+    alike = [r for r in alike if (r["steps"] > 0) == job.trains]
+    alike = [r for r in alike if r["variant"] == job.variant] or alike
+    here = device_name(job.device)
+    alike = [r for r in alike if r["provenance"].get("device") == here] or alike
+    if not alike:
+        return None
+    example = 0.0
+    if job.trains:
+        example = median(r["train"]["seconds"] / (r["steps"] * r["science"]["batch_size"]) for r in alike)
+    questions = [r["test"]["total"] + r["valid"]["total"] for r in alike]
+    others = [r["seconds"] - (r["train"]["seconds"] if r["steps"] else 0.0) for r in alike]
+    question = median(seconds / n for seconds, n in zip(others, questions, strict=True))
+    answered = median(questions)
+    if job.eval_limit is not None:
+        answered = min(answered, 2 * job.eval_limit)
+    return example * job.steps * job.batch_size + question * answered
+
+
+def duration(seconds: float) -> str:
+    """`about 40 s`, `about 12 min`, `about 3.5 h`"""
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"

@@ -1,9 +1,7 @@
-"""From Hydra's task function to a run: a single run raises, a sweep records what fails and goes on."""
+"""From Hydra's task function to a run: a single run raises, a sweep records what fails and continues."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import traceback
 
@@ -11,12 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from harness.cli.quiet import quiet
+
 
 def launch(cfg: DictConfig) -> float | None:
     """Runs one composed config and returns its validation accuracy, which sweepers such as Optuna's maximise.
 
     In a sweep nothing is raised, so that no exception has to cross a process border: errors are in the runs' records,
-    the value is None, and harness/sweep.py reads the records when all is over. An interrupt ends a serial sweep.
+    the value is None, and cli/sweep.py reads the records at the end. An interrupt ends a serial sweep.
     """
     quiet()
     from harness.config.validate import job_from
@@ -43,16 +43,3 @@ def launch(cfg: DictConfig) -> float | None:
             print(error, file=sys.stderr, flush=True)
         return None
     return float(record["valid"]["accuracy"]) if record["status"] == "done" else 0.0
-
-
-def quiet() -> None:
-    """Libraries report what a user of this program cannot act on."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at forks; harness/tokens.py: all_cores
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.utils.logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""TODO harness.config.compose"""
+"""Composing configs as Hydra does, one per job, with its errors in one line."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adapters import problem
 from harness.config.job import Job
 from harness.config.schema import Schema, register
 from harness.config.validate import job_from
@@ -72,7 +73,7 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
 
 
 def _sweeper_params(overrides: list[str]) -> list[str] | None:
-    """What an experiment file sweeps (`hydra.sweeper.params`); None for a sweeper that chooses its jobs as it goes."""
+    """What an experiment file sweeps (`hydra.sweeper.params`); None for a sweeper that chooses jobs one by one."""
     sweeper = compose("config", overrides=overrides, return_hydra_config=True).hydra.sweeper
     if not str(sweeper._target_).endswith(".BasicSweeper"):
         return None
@@ -86,8 +87,6 @@ def _sets_a_value(override: Any, loader: Any) -> bool:
 
 
 def _not_a_sweep(override: Any) -> SystemExit:
-    from adapters._errors import problem
-
     got = str(override.input_line).split("=", 1)[1]
     key, remedy = override.key_or_group, "Add -m for a sweep."
     return SystemExit(problem(key, "several values", got=got, expected="one value", remedy=remedy))
@@ -102,8 +101,6 @@ def _rebuild(override: Any, value: str) -> str:
 
 def one_line(error: Exception, overrides: list[str]) -> str:
     """Hydra's and OmegaConf's errors in the project's form."""
-    from adapters._errors import problem  # imports torch, which only a message may cost
-
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -129,7 +126,7 @@ def one_line(error: Exception, overrides: list[str]) -> str:
 
 
 def _keys_beside(key: str, overrides: dict[str, str]) -> list[str]:
-    """The keys that a mistyped one stands among: of the schema, a nested part of it, or the chosen variant's YAML."""
+    """The valid keys beside a mistyped one: of the schema, a nested part of it, or the chosen variant's YAML."""
     parent = key.rpartition(".")[0]
     if parent == "variant":
         defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
@@ -145,7 +142,7 @@ def _keys_beside(key: str, overrides: dict[str, str]) -> list[str]:
 
 
 def default_job(job: Job) -> Job:
-    """The job that the same benchmark, model, variant and quantization give with nothing else set."""
+    """The job of the same benchmark, model, variant and quantization with nothing else set."""
     overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
     overrides.append(f"model={job.model.name}")
     if job.model.name == "hub":  # has no id of its own
@@ -155,7 +152,7 @@ def default_job(job: Job) -> Job:
 
 @functools.lru_cache(maxsize=256)
 def _default_job(overrides: tuple[str, ...]) -> Job:
-    """Composing takes a tenth of a second, and a sweep asks for the same one again and again."""
+    """Cached: composing takes a tenth of a second, and a sweep needs the same default for every job."""
     register()
     if GlobalHydra.instance().is_initialized():  # inside hydra.main: the same configs are at hand
         return job_from(compose("config", overrides=list(overrides)))

@@ -1,34 +1,15 @@
-"""TODO harness.config.job"""
+"""A Job: one run, completely decided and validated. Below it nobody sees a DictConfig."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adapters._contract import Config
+from harness.config.schema import Model, Source, Tracking
 
-
-@dataclass(frozen=True)
-class Source:
-    """One split of a data set: a local file (`path`), or a hub data set (`hub`)."""
-
-    path: str | None
-    hub: str | None
-    subset: str | None
-    split: str
-    revision: str | None
-    columns: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    name: str
-    id: str
-    revision: str | None
-    gguf_file: str | None
-    dtype: str
-    setup: str | None = None
+if TYPE_CHECKING:
+    import adapters as ad
 
 
 @dataclass(frozen=True)
@@ -36,15 +17,15 @@ class Job:
     """One run, completely decided. The fields up to `max_new_tokens` are its science; the rest is where and how."""
 
     benchmark: str
-    model: ModelSpec
+    model: Model
     quantization: str
     train_source: Source
     question_source: Source
     test_source: Source
     variant: str
-    adapter: Config
+    adapter: ad.Config
     lr: float | None  # None where nothing is trained
-    lr_chosen: str  # default, given or tuned
+    lr_chosen: str  # default, given or tuned (still to be chosen while lr is NaN)
     steps: int
     batch_size: int
     seed: int
@@ -79,18 +60,8 @@ class Job:
     def trains(self) -> bool:
         return self.lr is not None
 
-
-WHERE = "data.platinum"
-
-
-def given(source: Source) -> bool:
-    return source.path is not None or source.hub is not None
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """The name of a tracker, or `none`."""
-
-    name: str
-    mode: str | None
-    project: str | None
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The data sets that the run reads, by their place in the config."""
+        read = {"data.test": self.test_source, "data.questions": self.question_source}
+        return read | ({"data.train": self.train_source} if self.trains else {})

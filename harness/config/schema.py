@@ -1,6 +1,6 @@
 """Types of every key a user may set. Hydra checks overrides and YAML files against these dataclasses while composing.
 
-Imports neither torch nor the adapters, so that `--help` is quick; values are checked further in harness/job.py.
+Imports neither torch nor the adapters, so that `--help` is quick; harness/config/validate.py checks values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class BenchmarkSchema:
 
 
 @dataclass
-class ModelSchema:
+class Model:
+    """The base model: a Hugging Face folder, a GGUF file or a hub repository."""
+
     name: str = MISSING
     id: str = MISSING  # folder or hub id
     revision: str | None = None
@@ -43,7 +45,9 @@ class ModelSchema:
 
 
 @dataclass
-class SourceSchema:
+class Source:
+    """One split of a data set: a local file (`path`), or a hub data set (`hub`)."""
+
     path: str | None = None  # JSON, JSONL or parquet file, or `generated:<split>` of the tiny benchmark
     hub: str | None = None
     subset: str | None = None
@@ -51,28 +55,32 @@ class SourceSchema:
     revision: str | None = None
     columns: dict[str, str] = field(default_factory=dict)  # our name → the file's name
 
+    @property
+    def is_set(self) -> bool:
+        return self.path is not None or self.hub is not None
 
-def _no_platinum() -> SourceSchema:
-    return SourceSchema(split="test", columns={"question": "question", "answer": "answer"})
+
+def _no_platinum() -> Source:
+    return Source(split="test", columns={"question": "question", "answer": "answer"})
 
 
 @dataclass
 class DataSchema:
-    name: str = MISSING
-    train: SourceSchema = field(default_factory=SourceSchema)
-    questions: SourceSchema = field(default_factory=SourceSchema)
-    test: SourceSchema = field(default_factory=SourceSchema)
-    platinum: SourceSchema = field(default_factory=_no_platinum)  # corrected references to part of the test questions
+    train: Source = field(default_factory=Source)
+    questions: Source = field(default_factory=Source)
+    test: Source = field(default_factory=Source)
+    platinum: Source = field(default_factory=_no_platinum)  # corrected references to part of the test questions
 
 
 @dataclass
 class QuantizationSchema:
     name: str = MISSING
-    bits: int | None = None
 
 
 @dataclass
-class TrackingSchema:
+class Tracking:
+    """The name of a tracker, or `none`."""
+
     name: str = MISSING
     mode: str | None = None  # offline or online
     project: str | None = None
@@ -101,11 +109,11 @@ class EvalSchema:
 @dataclass
 class Schema:
     benchmark: BenchmarkSchema = field(default_factory=BenchmarkSchema)
-    model: ModelSchema = field(default_factory=ModelSchema)
+    model: Model = field(default_factory=Model)
     data: DataSchema = field(default_factory=DataSchema)
     variant: Any = MISSING  # checked against the variant's own Config class
     quantization: QuantizationSchema = field(default_factory=QuantizationSchema)
-    tracking: TrackingSchema = field(default_factory=TrackingSchema)
+    tracking: Tracking = field(default_factory=Tracking)
     experiment: Any = None
     rank: int | None = None
     lora_rank: int | None = None

@@ -1,7 +1,4 @@
-"""From a composed Hydra config to a validated Job: below this point nobody sees a DictConfig.
-
-Every refusal is a `BadInput`, a SystemExit with one line in the project's form (adapters/_errors.py).
-"""
+"""From a composed Hydra config to a validated Job. Every refusal is a `BadInput` with one line."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import adapters as ad
-from adapters._contract import DTYPES, Calibration, Config
 from adapters._registry import variant_has_sites
-from harness.config.job import Job, ModelSpec, Source, Tracking
+from harness.config.job import Job
 from harness.config.keys import refuse_unknown_keys
+from harness.config.schema import Model, Source, Tracking
 from harness.device import usable_device
 from harness.errors import BadInput, integer, number, refuse
 from harness.paths import CONF, under_root
@@ -38,23 +35,22 @@ def job_from(cfg: DictConfig) -> Job:
     assert isinstance(plain, dict)
     c: dict[str, Any] = {str(k): v for k, v in plain.items()}
     variant, adapter, trained = _adapter(c)
-    if c["quantization"]["bits"] is not None and not ad.VARIANTS[variant].supports_quantized:
-        raise refuse(
-            "quantization", f"{variant} cannot train a quantized base", got=c["quantization"]["name"], expected="none"
-        )
+    quantization = c["quantization"]["name"]
+    if quantization != "none" and not ad.VARIANTS[variant].supports_quantized:
+        raise refuse("quantization", f"{variant} cannot train a quantized base", got=quantization, expected="none")
     bench, train, evaluation = c["benchmark"], c["train"], c["eval"]
     lr, chosen = _learning_rate(c, variant, trained)
     steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
     batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
     _names(c)
-    if c["model"]["dtype"] not in DTYPES:
-        raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(DTYPES)}")
+    if c["model"]["dtype"] not in ad.DTYPES:
+        raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(ad.DTYPES)}")
     eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
     new_tokens = bench["max_new_tokens"] if evaluation["max_new_tokens"] is None else evaluation["max_new_tokens"]
     return Job(
         benchmark=bench["name"],
-        model=ModelSpec(**c["model"]),
-        quantization=c["quantization"]["name"],
+        model=Model(**c["model"]),
+        quantization=quantization,
         train_source=Source(**c["data"]["train"]),
         question_source=Source(**c["data"]["questions"]),
         test_source=Source(**c["data"]["test"]),
@@ -82,7 +78,7 @@ def job_from(cfg: DictConfig) -> Job:
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
-def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
+def _adapter(c: dict[str, Any]) -> tuple[str, ad.Config, dict[str, Any]]:
     """Variant name, its Config with top-level axes applied, and the benchmark's defaults of the variant's YAML."""
     fields = dict(c["variant"])
     name = fields.pop("name", None)
@@ -110,12 +106,12 @@ def _adapter(c: dict[str, Any]) -> tuple[str, Config, dict[str, Any]]:
         raise BadInput(f"variant={name}: {error}") from None
 
 
-def _calibration(variant: str, adapter: Config, train: dict[str, Any]) -> int:
+def _calibration(variant: str, adapter: ad.Config, train: dict[str, Any]) -> int:
     examples = integer("train.calibration_examples", train["calibration_examples"], lo=1)
     need = ad.VARIANTS[variant].calibration(adapter)
-    if train["calibrate"] and need is Calibration.unused:
+    if train["calibrate"] and need is ad.Calibration.unused:
         log.warning("train.calibrate=true is ignored: %s reads no calibration data", variant)
-    wanted = need is Calibration.required or (need is Calibration.optional and train["calibrate"])
+    wanted = need is ad.Calibration.required or (need is ad.Calibration.optional and train["calibrate"])
     return examples if wanted else 0
 
 
@@ -127,7 +123,7 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
             log.warning("lr=%s is ignored: %s trains nothing", c["lr"], variant)
         return None, "default"
     if c["lr"] == "tuned":
-        return math.nan, "tuned"  # chosen by harness/tuning.py, once all other settings are known
+        return math.nan, "tuned"  # records/tuning.py chooses it once all other settings are known
     if c["lr"] is not None:
         return _scaled("lr", number("lr", c["lr"], above=0), scale), "given"
     if "lr" not in defaults:
@@ -165,7 +161,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(c: dict[str, Any]) -> None:
-    """Names go into run ids and choose code: each must be the one of its own file."""
+    """Names go into run ids and choose code: each must be that of a file in conf/."""
     for group in ("benchmark", "model", "quantization", "tracking"):
         options, name = sorted(p.stem for p in (CONF / group).glob("*.yaml")), c[group]["name"]
         if name not in options:
@@ -184,7 +180,7 @@ MODES = ("offline", "online")
 
 
 def checked(tracking: Tracking) -> Tracking:
-    """Raises BadInput for a mode that there is not, or that needs a login, before anything is trained."""
+    """Raises BadInput for an unknown mode, or one that needs a login, before anything is trained."""
     if tracking.name == "none":
         if tracking.mode is not None:
             raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")

@@ -1,4 +1,4 @@
-"""TODO harness.data.batches"""
+"""Batches: which examples a step sees, and their tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from harness.config.job import Job
 from harness.data.token_cache import lengths_of
 from harness.data.tokenize import Example
+from harness.hashing import sha256
 
 
-# -- batches -----------------------------------------------------------------------------------------------------------
 def batches(examples: Sequence[Example], *, steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Indices of `steps` batches: a seeded permutation per epoch, batches of similar length, in seeded order.
 
@@ -40,8 +40,6 @@ def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list
 
     The same examples for every seed, so that seeds share their bases.
     """
-    import torch
-
     chosen = random.Random("calibration").sample(examples, min(job.calibration_examples, len(examples)))
     batches = []
     for k in range(0, len(chosen), job.batch_size):
@@ -67,6 +65,17 @@ def collate(examples: list[Example], pad: int, device: str) -> tuple[Tensor, Ten
         ids[row, : len(e.ids)] = torch.tensor(e.ids)
         labels.append(torch.arange(row * width + e.prompt, row * width + len(e.ids)))
     return _to(ids, device), _to(torch.cat(labels), device)
+
+
+def order_hash(examples: Sequence[Example], job: Job) -> str:
+    """Of the batches that the job trains on, in their order."""
+    return sha256(list(batches(examples, steps=job.steps, batch_size=job.batch_size, seed=job.seed)))
+
+
+def longest_batch(examples: Sequence[Example], size: int, pad: int, device: str) -> tuple[Tensor, Tensor]:
+    """The `size` longest examples, collated: the most expensive batch there is."""
+    order = (-lengths_of(examples)).argsort(kind="stable")[:size]
+    return collate([examples[n] for n in order.tolist()], pad, device)
 
 
 def _to(tensor: Tensor, device: str) -> Tensor:

@@ -12,7 +12,7 @@ from harness.data.held_out import hold_out
 from harness.data.token_cache import Counts
 from harness.data.tokenize import Example
 from harness.data.training_set import COUNTED, keep, training_set
-from harness.inputs.fingerprints import source_identity
+from harness.inputs.fingerprints import Fingerprints
 from harness.inputs.rows import Question, read_questions
 
 log = logging.getLogger("harness")
@@ -26,28 +26,33 @@ class Data:
     counts: Counts
 
 
-def load_data(job: Job, tokenizer: Any) -> Data:
+def load_data(job: Job, tokenizer: Any, prints: Fingerprints) -> Data:
     """Everything a run reads, and one line about it. Raises BadInput for a file that is missing, empty or broken.
 
     Successive jobs of a process share what they have in common.
     """
-    questions, test = _questions(job, "data.questions"), _questions(job, "data.test")
+    questions, test = _questions(job, "data.questions", prints), _questions(job, "data.test", prints)
     valid, held_out = hold_out(questions, job.valid_size)
     train: Sequence[Example] = []
     counts = dict.fromkeys(COUNTED, 0)
     if job.trains:
-        train, counts = training_set(job, tokenizer, held_out)
+        train, counts = training_set(job, tokenizer, held_out, prints["data.train"])
     counts = counts | {"valid": len(valid), "test": len(test)}
     _say(counts, trains=job.trains)
     limit = job.eval_limit
     return Data(train, valid[:limit], test[:limit], counts)
 
 
-def _questions(job: Job, where: str) -> list[Question]:
+def _questions(job: Job, where: str, prints: Fingerprints) -> list[Question]:
+    return keep(prints[where].content, lambda: read_questions(job.sources[where], where))
 
-    source = job.test_source if where == "data.test" else job.question_source
-    # For as long as a process lives a branch of a hub data set counts as the same: all its jobs are asked alike.
-    return keep(source_identity(source, job.cache_dir, where), lambda: read_questions(source, where))
+
+def split_questions(job: Job, split: str) -> list[Question]:
+    """The questions of `test` or `valid` that a run of this job answers, in its order."""
+    if split == "test":
+        return read_questions(job.test_source, "data.test")[: job.eval_limit]
+    questions = read_questions(job.question_source, "data.questions")
+    return hold_out(questions, job.valid_size)[0][: job.eval_limit]
 
 
 _said: set[str] = set()

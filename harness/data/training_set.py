@@ -11,7 +11,7 @@ from harness.data.held_out import remove_held_out
 from harness.data.token_cache import Counts, Examples, Writer, cached, key_of
 from harness.data.tokenize import all_cores, tokenize
 from harness.errors import refuse
-from harness.inputs.fingerprints import source_identity
+from harness.inputs.fingerprints import Fingerprint, has_changed
 from harness.inputs.rows import Row, stream_rows
 
 KEPT = 8  # data sets and question lists that a process keeps at hand
@@ -28,26 +28,24 @@ COUNTED = (
 )
 
 
-def training_set(job: Job, tokenizer: Any, held_out: set[str]) -> tuple[Examples, Counts]:
-    """Tokenised training rows: from this process, from the disk, or made and kept in both."""
+def training_set(job: Job, tokenizer: Any, held_out: set[str], fingerprint: Fingerprint) -> tuple[Examples, Counts]:
+    """Tokenised training rows: from this process, from the disk cache, or built and kept in both."""
     source, where = job.train_source, "data.train"
-    identity = source_identity(source, job.cache_dir, where)  # contents, or the commit that a branch is at now
-    decides = {"rows": identity, "held_out": sorted(held_out), "prompt": job.prompt, "max_length": job.max_length}
-    key = key_of(tokenizer, **decides)
+    settings = {"held_out": sorted(held_out), "prompt": job.prompt, "max_length": job.max_length}
+    key = key_of(tokenizer, rows=fingerprint.content, **settings)
 
     def build(writer: Writer) -> Counts:
-        rows = stream_rows(source, where, needed=("query", "response"))
-        counts = fill(writer, rows, held_out, job, tokenizer)
-        if source_identity(source, job.cache_dir, where) != identity:
+        counts = fill(writer, stream_rows(source, where, needed=("query", "response")), held_out, job, tokenizer)
+        if has_changed(source, fingerprint, where):  # or the cache would keep other rows under this key for ever
             place = source.path or source.hub
             raise refuse(where, "changed while it was read", got=place, remedy="Run the same command again.")
         return counts
 
-    def make() -> tuple[Examples, Counts]:
+    def load() -> tuple[Examples, Counts]:
         with all_cores(job.threads):
             return cached(job.cache_dir / "tokens", key, build)
 
-    return keep(key, make)
+    return keep(key, load)
 
 
 def fill(writer: Writer, rows: Iterable[Row], held_out: set[str], job: Job, tokenizer: Any) -> Counts:

@@ -19,6 +19,18 @@ CHECK_EVERY = 8  # tokens of a row between looks at its text: decoding at every 
 REFILL = 0.75  # share of busy rows below which waiting prompts are let in: a prefill for one row wastes a batch
 
 
+def eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every id that ends a text: the tokenizer's, and all of the model's generation_config and config.
+
+    Training texts end with the tokenizer's; instruction-tuned bases end their turns with another one.
+    """
+    configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
+    found: list[Any] = [tokenizer.eos_token_id]
+    for configured in (getattr(c, "eos_token_id", None) for c in configs):
+        found += configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in found if i is not None}
+
+
 @dataclass
 class Row:
     """One prompt in work: its place in the caller's list and the tokens generated so far."""

@@ -1,19 +1,30 @@
-"""TODO harness.evaluation.metrics"""
+"""Scores of a list of predictions: a record's `test` and `valid`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from harness.evaluation.predictions import Prediction
 from harness.inputs.rows import Question, questions_hash
 from harness.scoring import SCORER_VERSION, Score, score
 
 
-def metrics(predictions: list[Prediction], questions: list[Question]) -> dict[str, Any]:
-    """Accuracy (by marker), flexible accuracy, counts, and which questions were right as hexadecimal bits.
+class Scores(TypedDict):
+    """accuracy: by marker. correct_bits: question i in file order is bit i from the left; hexadecimal, padded."""
 
-    correct_bits: question i in file order is bit i from the left; padded with zeros on the right to whole digits.
-    """
+    accuracy: float
+    correct: int
+    total: int
+    flexible_accuracy: float
+    truncated: int
+    no_answer: int
+    questions_hash: str
+    correct_bits: str
+    scorer_version: int
+
+
+def metrics(predictions: list[Prediction], questions: list[Question]) -> Scores:
+    """Scores of one prediction per question, in the questions' order."""
     scores: list[Score] = [
         score(p.text, q.reference, finished=p.finished) for p, q in zip(predictions, questions, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Greedy answers to a list of questions, scored; texts are kept by chunk, so that a killed evaluation goes on."""
+"""Greedy answers to a list of questions; texts are kept by chunk, so that a killed evaluation can be resumed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,12 @@ from typing import Any
 from harness.config.job import Job
 from harness.data.batches import pad_id
 from harness.data.tokenize import prompt_ids
-from harness.evaluation.generate import generate
-from harness.evaluation.predictions import Prediction, _lines, _whole_chunks
+from harness.evaluation.generate import eos_ids, generate
+from harness.evaluation.predictions import Prediction, lines_of, whole_chunks
 from harness.inputs.rows import Question
 from harness.scoring import answer_complete
 
 CHUNK = 4  # evaluation batches per chunk: what a kill can cost, and how many prompts are sorted together
-
-
-def eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every id that ends a text: the tokenizer's, and all of the model's generation_config and config.
-
-    Training texts end with the tokenizer's; instruction-tuned bases end their turns with another one.
-    """
-    configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
-    found: list[Any] = [tokenizer.eos_token_id]
-    for configured in (getattr(c, "eos_token_id", None) for c in configs):
-        found += configured if isinstance(configured, list) else [configured]
-    return {int(i) for i in found if i is not None}
 
 
 def predict(
@@ -50,7 +38,7 @@ def predict(
     eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
     prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
     chunks = _chunks([len(p) for p in prompts], CHUNK * job.eval_batch_size, shuffled)
-    known = _whole_chunks(file, split, chunks)
+    known = whole_chunks(file, split, chunks)
     start = time.perf_counter()
 
     def complete(tokens: list[int]) -> bool:
@@ -74,7 +62,7 @@ def predict(
         texts = [_text(tokenizer, a.tokens) for a in answers]
         fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
         with open(file, "a", encoding="utf-8") as out:
-            out.write(_lines(fresh))
+            out.write(lines_of(fresh))
         known |= {p.index: p for p in fresh}
         tick(f"{split} {len(known)}/{len(questions)} questions, {time.perf_counter() - start:.0f} s")
     return [known[n] for n in range(len(questions))]

@@ -1,4 +1,4 @@
-"""TODO harness.evaluation.predictions"""
+"""predictions.jsonl: the texts of an evaluation, kept by whole chunks so that a killed one can be resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters._bases import atomic_file
+from harness.files import write_text
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,21 @@ class Prediction:
     finished: bool
 
 
-# -- predictions.jsonl -------------------------------------------------------------------------------------------------
-def _whole_chunks(file: Path, split: str, chunks: list[list[int]]) -> dict[int, Prediction]:
-    """A split's predictions by index; of a chunk that a kill cut short nothing is kept, in the file neither.
+def whole_chunks(file: Path, split: str, chunks: list[list[int]]) -> dict[int, Prediction]:
+    """A split's predictions by index. A chunk that a kill cut short is dropped, from the file too.
 
     In bf16 and 8-bit a text may depend on its batch, so a chunk is always generated as a whole.
     """
     rows = {(p.split, p.index): p for p in read_predictions(file)}
     whole = {n for chunk in chunks if all((split, n) in rows for n in chunk) for n in chunk}
     kept = [p for p in rows.values() if p.split != split or p.index in whole]
-    text = _lines(kept).encode()
-    if file.exists() and file.read_bytes() != text:
-        with atomic_file(file) as temporary:
-            temporary.write_bytes(text)
+    text = lines_of(kept)
+    if file.exists() and file.read_bytes() != text.encode():
+        write_text(file, text)
     return {p.index: p for p in kept if p.split == split}
 
 
-def _lines(predictions: list[Prediction]) -> str:
+def lines_of(predictions: list[Prediction]) -> str:
     return "".join(json.dumps(vars(p), ensure_ascii=False) + "\n" for p in predictions)
 
 

@@ -22,7 +22,7 @@ def split_of(turn: int) -> str:
     return f"test.{turn}"
 
 
-def answered_again(
+def repeat_test(
     model: Any,
     tokenizer: Any,
     questions: list[Question],

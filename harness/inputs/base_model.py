@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from adapters._contract import DTYPES
-from adapters._weights import forbid_cpu_packing
-from harness.config.job import Job, ModelSpec
+from adapters import DTYPES, forbid_cpu_packing
+from harness.config.job import Job
+from harness.config.schema import Model
 from harness.errors import refuse
 from harness.inputs.hub import commit_of, fetch, listing
 from harness.paths import ROOT
@@ -26,7 +26,7 @@ WEIGHTS = "model*.safetensors"  # not those of subfolders, nor a second copy in 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
-def local_folder(spec: ModelSpec) -> Path | None:
+def local_folder(spec: Model) -> Path | None:
     """The folder a model id names, or None for a hub id."""
     given = Path(spec.id).expanduser()
     for folder in (given, ROOT / given):
@@ -35,7 +35,7 @@ def local_folder(spec: ModelSpec) -> Path | None:
     return None
 
 
-def place_of(spec: ModelSpec) -> str:
+def place_of(spec: Model) -> str:
     """Folder or hub id to load from. Raises BadInput for a path that is not there."""
     folder = local_folder(spec)
     if folder is not None:
@@ -49,7 +49,7 @@ def place_of(spec: ModelSpec) -> str:
     return spec.id
 
 
-def check_files(spec: ModelSpec, names: list[str], place: str) -> None:
+def check_files(spec: Model, names: list[str], place: str) -> None:
     """Raises BadInput where the files of `place`, a folder or hub id, make no model with a tokenizer."""
     if spec.gguf_file is not None:
         there = [n for n in names if n.endswith(".gguf")]
@@ -72,7 +72,23 @@ def check_files(spec: ModelSpec, names: list[str], place: str) -> None:
         raise refuse("model.id", "no tokenizer beside the weights", got=place, expected="tokenizer.json", remedy=remedy)
 
 
-def load_tokenizer(spec: ModelSpec) -> Any:
+_loaded: dict[str, tuple[Any, Any]] = {}
+
+
+def loaded(job: Job) -> tuple[Any, Any]:
+    """Tokenizer and model. Successive jobs of a process share them: detach restores the model bit for bit."""
+    key = f"{job.model} {job.quantization} {job.device}"
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = (load_tokenizer(job.model), load_model(job))
+    return _loaded[key]
+
+
+def forget_models() -> None:
+    _loaded.clear()
+
+
+def load_tokenizer(spec: Model) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, spec, {})
@@ -108,7 +124,7 @@ def quantization_config(job: Job) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any:
+def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
     from safetensors import SafetensorError
 
     folder = local_folder(spec) or _hub_folder(spec)
@@ -135,7 +151,7 @@ def _from_pretrained(kind: Any, spec: ModelSpec, options: dict[str, Any]) -> Any
     return loaded
 
 
-def _hub_folder(spec: ModelSpec) -> Path:
+def _hub_folder(spec: Model) -> Path:
     """Folder of the hub's cache with the model at its commit; its small files are looked at before its weights come."""
     place = place_of(spec)
     small = [spec.gguf_file] if spec.gguf_file is not None else SMALL
@@ -146,7 +162,7 @@ def _hub_folder(spec: ModelSpec) -> Path:
     return folder if spec.gguf_file is not None else fetch("model", place, spec.revision, [*SMALL, WEIGHTS], "model")
 
 
-def _unpacked(spec: ModelSpec, cache: Path) -> ModelSpec:
+def _unpacked(spec: Model, cache: Path) -> Model:
     """A GGUF model as a Hugging Face folder below `cache`, with the same values; other models as they are.
 
     transformers quantizes nothing that comes from GGUF, and unpacking takes several times as long as loading.

@@ -1,32 +1,64 @@
-"""What makes a model or data set the same: the hash of local files, or the hub's commit."""
+"""What makes a model or data set the same wherever it lies: the hash of its files, or the hub's commit."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from adapters._bases import atomic_file
-from harness.config.job import Job, ModelSpec, Source
+from harness.config.job import Job
+from harness.config.schema import Model, Source
 from harness.errors import refuse
+from harness.files import write_text
 from harness.hashing import file_sha256, sha256
 from harness.inputs.base_model import check_files, local_folder, place_of
 from harness.inputs.hub import commit_of
+from harness.inputs.rows import local_file
 from harness.paths import ROOT
 
-
-def identities(job: Job, *, commits: bool) -> dict[str, str]:
-    """Identity of the model and of each data set that a job reads, by their place in the config."""
-    found = {"model": model_identity(job.model, job.cache_dir, commit=commits)}
-    for where, source in sources(job).items():
-        found[where] = source_identity(source, job.cache_dir, where, commit=commits)
-    return found
+PLATINUM = "data.platinum"  # place in the config of the corrected references
 
 
-def sources(job: Job) -> dict[str, Source]:
-    """The data sets that a job reads, by their place in the config."""
-    read = {"data.test": job.test_source, "data.questions": job.question_source}
-    return read | ({"data.train": job.train_source} if job.trains else {})
+@dataclass(frozen=True)
+class Fingerprint:
+    """content: hash of the files, or the hub's id at its commit. typed: the same with the hub's revision as typed."""
+
+    content: str
+    typed: str
+
+    @classmethod
+    def local(cls, digest: str) -> Fingerprint:
+        return cls(digest, digest)
+
+
+Fingerprints = dict[str, Fingerprint]  # by place in the config: model, data.train, data.questions, data.test, …
+
+
+class Fingerprinter:
+    """Fingerprints of models and data sets, each computed once: one of these serves a run, or all jobs of a sweep."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bool], Fingerprint] = {}
+
+    def of(self, job: Job, *, typed_only: bool = False) -> Fingerprints:
+        """Of everything that a job reads. Raises BadInput for what is not there.
+
+        typed_only: does not ask the hub which commit a revision names; `content` is then worth nothing.
+        """
+        commit = not typed_only
+        prints = {"model": self._once(job.model, commit, partial(model_fingerprint, job.model, commit))}
+        sources = job.sources | ({PLATINUM: job.platinum} if job.platinum.is_set else {})
+        for where, source in sources.items():
+            compute = partial(source_fingerprint, source, job.cache_dir, where, commit)
+            prints[where] = self._once(source, commit, compute)
+        return prints
+
+    def _once(self, what: Model | Source, commit: bool, compute: Callable[[], Fingerprint]) -> Fingerprint:
+        known = self._known.get((repr(what), True)) or self._known.get((repr(what), commit))
+        return known or self._known.setdefault((repr(what), commit), compute())
 
 
 def hub_commits(job: Job) -> dict[str, str]:
@@ -34,7 +66,7 @@ def hub_commits(job: Job) -> dict[str, str]:
     found = {}
     if local_folder(job.model) is None:
         found["model"] = commit_of("model", job.model.id, job.model.revision, "model")
-    for where, source in sources(job).items():
+    for where, source in job.sources.items():
         if source.path is None and source.hub is not None:
             found[where] = commit_of("dataset", source.hub, source.revision, where)
     return found
@@ -48,23 +80,30 @@ def at_commits(job: Job, commits: dict[str, str]) -> Job:
     return dataclasses.replace(job, model=model, **at)
 
 
-def source_identity(source: Source, cache_dir: Path, where: str, *, commit: bool = True) -> str:
-    """SHA-256 of a file's contents and column names, or hub id and commit (commit=False: revision as typed)."""
+def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool = True) -> Fingerprint:
+    """Of a data set: a file's contents, or a hub data set, and the columns that are read from it."""
     columns = sha256(source.columns)[:8]
     if source.path is None:
         if source.hub is None:
             raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
-        revision = commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
-        return f"hub:{source.hub}/{source.subset}/{source.split}@{revision} columns:{columns}"
+        at = commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
+        place = f"hub:{source.hub}/{source.subset}/{source.split}@"
+        return Fingerprint(f"{place}{at} columns:{columns}", f"{place}{source.revision} columns:{columns}")
     if source.path.startswith("generated:"):
-        return f"sha256:{_generated_sha256(source.path, cache_dir, where)} columns:{columns}"
-    file = Path(source.path) if Path(source.path).exists() else ROOT / source.path
-    if not file.is_file():
-        raise refuse(f"{where}.path", "no such file", got=source.path, expected="a JSON, JSONL or parquet file")
-    return f"sha256:{file_sha256(file)} columns:{columns}"
+        digest = _generated_sha256(source.path, cache_dir, where)
+    else:
+        digest = file_sha256(local_file(source.path, where))
+    return Fingerprint.local(f"sha256:{digest} columns:{columns}")
 
 
-def text_identity(source: str) -> str:
+def has_changed(source: Source, fingerprint: Fingerprint, where: str) -> bool:
+    """Whether a local file is another one than when its fingerprint was taken; read again only where its time moved."""
+    if source.path is None or source.path.startswith("generated:"):
+        return False
+    return file_sha256(local_file(source.path, where)) not in fingerprint.content
+
+
+def text_fingerprint(source: str) -> str:
     """SHA-256 of the file that forgetting is measured on; generated texts by their name."""
     if source.startswith("generated:"):
         return source
@@ -83,19 +122,18 @@ def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
 
         digest = sha256(read_generated(path.removeprefix("generated:"), where))
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as temporary:
-            temporary.write_text(digest)
+        write_text(file, digest)
     return file.read_text()
 
 
-def model_identity(spec: ModelSpec, cache_dir: Path, *, commit: bool = True) -> str:
-    """SHA-256 over the files that make a local model, or hub id and commit (commit=False: revision as typed)."""
+def model_fingerprint(spec: Model, commit: bool = True) -> Fingerprint:
+    """Of a model: the files that make it, or a hub repository."""
     folder = local_folder(spec)
     if folder is None:
-        file = f"/{spec.gguf_file}" if spec.gguf_file else ""
-        revision = commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
-        return f"hub:{place_of(spec)}{file}@{revision}"
+        place = f"hub:{place_of(spec)}{f'/{spec.gguf_file}' if spec.gguf_file else ''}@"
+        at = commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
+        return Fingerprint(f"{place}{at}", f"{place}{spec.revision}")
     check_files(spec, [f.name for f in folder.iterdir()], str(folder))
     kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
     kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
-    return "sha256:" + sha256([[f.name, file_sha256(f)] for f in kept])
+    return Fingerprint.local("sha256:" + sha256([[f.name, file_sha256(f)] for f in kept]))

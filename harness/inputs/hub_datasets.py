@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.config.job import Source
+from harness.config.schema import Source
 from harness.errors import BadInput, refuse
 from harness.inputs.hub import fetch
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness.config.job import Source
+from harness.config.schema import Source
 from harness.errors import BadInput, refuse
 from harness.hashing import sha256
 from harness.paths import ROOT
@@ -28,11 +28,6 @@ LONGEST = 2**26  # characters within which a row must end, lest a broken file be
 class Question:
     text: str
     reference: str
-
-
-def read_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> list[Row]:
-    """All of `stream_rows`, in memory."""
-    return list(stream_rows(source, where, needed=needed))
 
 
 def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Iterator[Row]:
@@ -77,9 +72,7 @@ def _read_local(path: str, where: str) -> Iterator[Any]:
     if path.startswith("generated:"):
         yield from read_generated(path.removeprefix("generated:"), where)
         return
-    file = Path(path) if Path(path).is_absolute() or Path(path).exists() else ROOT / path
-    if not file.is_file():
-        raise refuse(f"{where}.path", "no such file", got=path, expected="a JSON, JSONL or parquet file")
+    file = local_file(path, where)
     if file.suffix == ".parquet":
         yield from _read_parquet(file, path, where)
         return
@@ -90,6 +83,14 @@ def _read_local(path: str, where: str) -> Iterator[Any]:
             yield from _read_json_lines(file, path)
     except UnicodeDecodeError as error:
         raise refuse(f"{where}.path", f"not UTF-8 text ({error.reason} at byte {error.start})", got=path) from None
+
+
+def local_file(path: str, where: str) -> Path:
+    """The file that `path` names, here or in the repository. Raises BadInput where there is none."""
+    file = Path(path) if Path(path).is_absolute() or Path(path).exists() else ROOT / path
+    if not file.is_file():
+        raise refuse(f"{where}.path", "no such file", got=path, expected="a JSON, JSONL or parquet file")
+    return file
 
 
 def _read_parquet(file: Path, path: str, where: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""TODO harness.records.plan"""
+"""A plan: what a run is (id, hashes, fingerprints) and what is to be done about it. Computed once, then carried."""
 
 from __future__ import annotations
 
@@ -11,41 +11,91 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters._bases import atomic_file
-from harness.config.job import WHERE, Job, given
+from omegaconf import OmegaConf
+
+from harness.config.job import Job
+from harness.files import write_text
 from harness.hashing import sha256
-from harness.inputs.fingerprints import source_identity
+from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
 from harness.measure.provenance import provenance
 from harness.paths import under_root
-from harness.records.ids import code_hash, make_id, science
-from harness.records.record import FINAL, SCHEMA_VERSION
+from harness.records.ids import RESULTS_VERSION, code_hash, engine_hash, run_id, science
+from harness.records.record import FINAL, SCHEMA_VERSION, Record, checked
 from harness.records.store import read_record, write_record
 
 
-def lacking(job: Job, record: dict[str, Any]) -> list[str]:
-    """For a finished run: one line per thing that is asked for now and not in its record, with what adds it."""
-    if record["status"] != "done":
-        return []
-    command = f"python eval_gsm8k.py run={record['run_id']}"
-    where = "" if job.runs_dir == under_root("runs") else f" runs_dir={job.runs_dir}"
-    lines = []
-    if given(job.platinum):
-        source = source_identity(job.platinum, job.cache_dir, WHERE)
-        if record.get("platinum", {}).get("source") != source:
-            place, names = job.platinum.path or job.platinum.hub, job.platinum.columns.items()
-            odd = ",".join(f"{ours}:{theirs}" for ours, theirs in names if ours != theirs)
-            place = f"{place} columns={odd}" if odd else place
-            lines.append(f"  platinum    not in the record; add it: {command} platinum={place} write=true{where}")
-    if job.eval_repeat > 1 + len(record.get("repeat", {}).get("turns", [])):
-        lines.append(f"  repeat      not in the record; add it: {command} repeat={job.eval_repeat} write=true{where}")
-    return lines
+@dataclass(frozen=True)
+class Plan:
+    """A run and its action: `run`, `resume`, `skip` (finished) or `refuse` (finished, but not with the same settings).
+
+    reason: what changed, where the action is `refuse`, or why an unfinished run starts again. record: the one on disk.
+    """
+
+    job: Job
+    id: str
+    fingerprints: Fingerprints
+    science: dict[str, Any]
+    science_hash: str
+    code_hash: str
+    action: str = "run"
+    reason: str = ""
+    record: Record | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.job.runs_dir / self.id
+
+    @property
+    def stamps(self) -> dict[str, str]:
+        """Hashes that an unfinished run must have been started with to be resumed."""
+        return {"science_hash": self.science_hash, "code_hash": self.code_hash, "engine_hash": engine_hash()}
 
 
-def _identity(job: Job, made: Plan) -> dict[str, Any]:
+def plan(job: Job, fingerprinter: Fingerprinter | None = None) -> Plan:
+    """Plans a job by its id and hashes, without loading a model. Raises BadInput for inputs that are not there."""
+    fingerprinter = fingerprinter or Fingerprinter()
+    prints = fingerprinter.of(job)
+    settings = science(job, prints)
+    name = run_id(job, prints, fingerprinter)
+    return decide(Plan(job, name, prints, settings, sha256(settings), code_hash(job.variant)))
+
+
+def decide(plan: Plan) -> Plan:
+    """The plan with its action, by what is on disk now."""
+    record = read_record(plan.folder)
+    plan = dataclasses.replace(plan, record=record, action="run", reason="")
+    if record is None or record["status"] not in FINAL:
+        return _unfinished(plan)
+    if plan.job.force:
+        return plan
+    changed = []
+    if record["science_hash"] != plan.science_hash:
+        old, new = record["science"], plan.science
+        changed = [k for k in sorted(new.keys() | old.keys()) if new.get(k) != old.get(k)] or ["settings"]
+    if record["code_hash"] != plan.code_hash:
+        changed.append(f"code of {plan.job.variant}")
+    return dataclasses.replace(plan, action="refuse" if changed else "skip", reason=", ".join(changed))
+
+
+def _unfinished(plan: Plan) -> Plan:
+    """`resume` where the checkpoint is of the same settings and code; else `run`, with the reason."""
+    try:
+        started = json.loads((plan.folder / "checkpoint" / "started.json").read_text())
+        changed = [name for name, value in plan.stamps.items() if started[name] != value]
+    except (OSError, ValueError, KeyError, TypeError):
+        return plan
+    if not changed:
+        return dataclasses.replace(plan, action="resume")
+    what = {"science_hash": "settings", "code_hash": f"code of {plan.job.variant}", "engine_hash": "training code"}
+    return dataclasses.replace(plan, reason=f"{', '.join(what[name] for name in changed)} changed since it began")
+
+
+def new_record(plan: Plan) -> dict[str, Any]:
     """What a record can say before anything is loaded."""
+    job = plan.job
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": made.id,
+        "run_id": plan.id,
         "benchmark": job.benchmark,
         "model": job.model.name,
         "variant": job.variant,
@@ -56,67 +106,29 @@ def _identity(job: Job, made: Plan) -> dict[str, Any]:
         "quantization": job.quantization,
         "seed": job.seed if job.trains else None,
         "steps": job.steps,
+        "status": "running",
         "trainable_params": None,
-        "science": made.science,
-        "science_hash": made.science_hash,
-        "code_hash": made.code_hash,
+        "science": plan.science,
+        "results_version": RESULTS_VERSION,
+        **plan.stamps,
         "provenance": provenance(job.device),
     }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be done about a job: `run`, `resume`, `skip` (finished) or `refuse` (finished, but not the same)."""
-
-    id: str
-    folder: Path
-    science: dict[str, Any]
-    science_hash: str
-    code_hash: str
-    action: str
-    reason: str = ""
-    record: dict[str, Any] | None = None
-
-
-def plan(job: Job) -> Plan:
-    """Decides by id and hashes, without loading a model."""
-    settings = science(job)
-    run_id = make_id(job, settings)
-    folder = job.runs_dir / run_id
-    code = code_hash(job.variant)
-    made = Plan(run_id, folder, settings, sha256(settings), code, "run")
-    record = read_record(folder)
-    if record is None or record["status"] not in FINAL:
-        same = _unfinished(folder) == {"science_hash": made.science_hash, "code_hash": code}
-        return dataclasses.replace(made, action="resume" if same else "run", record=record)
-    if job.force:
-        return dataclasses.replace(made, record=record)
-    changed = []
-    if record.get("science_hash") != made.science_hash:
-        old = record.get("science", {})
-        changed = [k for k in sorted(settings.keys() | old.keys()) if settings.get(k) != old.get(k)] or ["settings"]
-    if record.get("code_hash") != code:
-        changed.append(f"code of {job.variant}")
-    if changed:
-        return dataclasses.replace(made, action="refuse", reason=", ".join(changed), record=record)
-    return dataclasses.replace(made, action="skip", record=record)
-
-
-def begin(made: Plan, composed_yaml: str) -> float:
-    """Makes the run's folder, or the same one ready to go on; another or failed run's remains are put aside.
+def begin(plan: Plan) -> float:
+    """Creates the run's folder, or keeps it where the run is resumed; what another run left there is put aside.
 
     Returns the seconds that earlier, interrupted sessions of this run took, up to the last thing they wrote.
     """
-    earlier = _seconds_of_session(made.folder) if made.action == "resume" else 0.0
-    if made.folder.exists() and made.action != "resume":
-        keep = made.folder.parent / ".replaced"
+    earlier = _seconds_of_session(plan.folder) if plan.action == "resume" else 0.0
+    if plan.folder.exists() and plan.action != "resume":
+        keep = plan.folder.parent / ".replaced"
         keep.mkdir(exist_ok=True)
-        made.folder.rename(keep / f"{made.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
-    (made.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    (made.folder / "config.yaml").write_text(composed_yaml)
-    started = {"science_hash": made.science_hash, "code_hash": made.code_hash}
-    with atomic_file(made.folder / "checkpoint" / "started.json") as temporary:
-        temporary.write_text(json.dumps(started | {"earlier": earlier, "began": time.time()}))
+        plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+    (plan.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(plan.job.composed))
+    started = plan.stamps | {"earlier": earlier, "began": time.time()}
+    write_text(plan.folder / "checkpoint" / "started.json", json.dumps(started))
     return earlier
 
 
@@ -130,17 +142,28 @@ def _seconds_of_session(folder: Path) -> float:
         return 0.0
 
 
-def finish(made: Plan, record: dict[str, Any]) -> None:
-    """Writes the record last, then removes what only an unfinished run needs."""
-    write_record(made.folder, record)
+def finish(plan: Plan, facts: dict[str, Any]) -> Record:
+    """Writes the record last, then removes what only an unfinished run needs. Raises ValueError for no whole record."""
+    record = checked(json.loads(json.dumps(facts)))
+    write_record(plan.folder, record)
     if record["status"] in FINAL:
-        shutil.rmtree(made.folder / "checkpoint", ignore_errors=True)
+        shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)
+    return record
 
 
-def _unfinished(folder: Path) -> Any:
-    """Hashes that an unfinished run was started with."""
-    try:
-        started = json.loads((folder / "checkpoint" / "started.json").read_text())
-        return {name: started[name] for name in ("science_hash", "code_hash")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def lacking(plan: Plan) -> list[str]:
+    """For a finished run: a line per measurement that the job asks for and the record lacks, with what adds it."""
+    job, record = plan.job, plan.record
+    if record is None or record["status"] != "done":
+        return []
+    command = f"python eval_gsm8k.py run={plan.id}"
+    where = "" if job.runs_dir == under_root("runs") else f" runs_dir={job.runs_dir}"
+    lines = []
+    if job.platinum.is_set and record.get("platinum", {}).get("source") != plan.fingerprints[PLATINUM].content:
+        place, names = job.platinum.path or job.platinum.hub, job.platinum.columns.items()
+        odd = ",".join(f"{ours}:{theirs}" for ours, theirs in names if ours != theirs)
+        place = f"{place} columns={odd}" if odd else place
+        lines.append(f"  platinum    not in the record; add it: {command} platinum={place} write=true{where}")
+    if job.eval_repeat > 1 + len(record.get("repeat", {}).get("turns", [])):
+        lines.append(f"  repeat      not in the record; add it: {command} repeat={job.eval_repeat} write=true{where}")
+    return lines

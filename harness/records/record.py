@@ -1,54 +1,239 @@
-"""TODO harness.records.record"""
+"""The record of a run, result.json: its keys, their types, and what older versions of it lack.
+
+Every reader and writer of a record goes through these types; `checked` is the one way from JSON to a `Record`.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 import traceback
-from typing import Any
+from types import UnionType
+from typing import Any, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from harness.evaluation.metrics import from_bits
-from harness.report.learning_rates import curves
-from harness.report.sections import Cell, sections
-from harness.report.table import _row
-from harness.training.loop import TrainResult
+from harness.evaluation.metrics import Scores, from_bits
+from harness.hashing import sha256
 
-
-def _place(error: BaseException) -> dict[str, str]:
-    return {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-
-
-def _train_numbers(trained: TrainResult) -> dict[str, Any]:
-    ends = max(1, min(20, len(trained.losses) // 10))  # a tenth of the run, at most 20 steps
-    return {
-        "loss_first": sum(trained.losses[:ends]) / ends,
-        "loss_last": sum(trained.losses[-ends:]) / ends,
-        "tokens": trained.tokens,
-        "seconds": trained.seconds,
-        "tokens_per_s": trained.tokens / trained.seconds,
-    }
-
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FINAL = ("done", "diverged")  # outcomes; failed and interrupted runs are run again
 OUTCOMES = ("done", "diverged", "failed")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")  # of runs, variants, models: safe in Markdown, HTML, CSV and paths
 
 
-def _check(record: dict[str, Any], name: str) -> None:
-    """Raises KeyError, TypeError or ValueError for anything that could not stand in a table beside good records."""
-    if record["run_id"] != name:
-        raise ValueError(f"its run_id is {record['run_id']}")
-    if record["schema_version"] != 1:
-        raise ValueError(f"schema_version {record['schema_version']}, not 1")
-    if record["status"] == "interrupted":
-        raise ValueError("interrupted; the same command goes on with it")
-    if record["status"] not in OUTCOMES:
-        raise ValueError(f"status {record['status']}")
-    cell = Cell(name, [record])
-    _row(cell)
-    sections([cell])
-    curves([cell])
+class Train(TypedDict):
+    """Mean loss of the first and last tenth of the steps (nats per label token), and speed."""
+
+    loss_first: float
+    loss_last: float
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+
+
+class Peaks(TypedDict, total=False):
+    """Peak memory of a phase in GB: allocated and reserved on CUDA, resident set on a CPU."""
+
+    peak_allocated_gb: float
+    peak_reserved_gb: float
+    peak_rss_gb: float
+
+
+class Cost(TypedDict, total=False):
+    attach_seconds: float
+    added_macs_per_token: float
+    forward_ms: float
+    backward_ms: float
+
+
+class Forgetting(TypedDict):
+    """Nats per token on a pinned text: adapter on minus off, and off."""
+
+    nats: float
+    nats_off: float
+    texts_sha256: str
+
+
+class HealthReport(TypedDict):
+    """Checks that a run was sound; None where a check does not apply."""
+
+    identity_error: NotRequired[float]
+    moved: bool | None
+    still: list[str]
+    no_base_gradient: bool | None
+    base_unchanged: bool | None
+
+
+class Turn(TypedDict):
+    accuracy: float
+    correct: int
+    total: int
+    changed: int
+    texts_differ: int
+
+
+class Repeat(TypedDict):
+    """The test questions answered again in other batch orders."""
+
+    turns: list[Turn]
+    largest_difference: float
+
+
+class Platinum(TypedDict):
+    """Scores by corrected references; only source and not_found where no question matched."""
+
+    source: str
+    not_found: int
+    accuracy: NotRequired[float]
+    correct: NotRequired[int]
+    total: NotRequired[int]
+    flexible_accuracy: NotRequired[float]
+    truncated: NotRequired[int]
+    no_answer: NotRequired[int]
+    questions_hash: NotRequired[str]
+    correct_bits: NotRequired[str]
+    scorer_version: NotRequired[int]
+
+
+class Provenance(TypedDict, total=False):
+    commit: str | None
+    dirty: bool
+    argv: list[str]
+    python: str
+    versions: dict[str, Any]
+    device: str
+    cuda: str | None
+    threads: int
+    order_hash: str
+    hub_commits: dict[str, Any]
+
+
+Error = TypedDict("Error", {"class": str, "message": str, "traceback": str})
+
+
+class Record(TypedDict):
+    schema_version: int
+    run_id: str
+    benchmark: str
+    model: str
+    variant: str
+    rank: int | None
+    lora_rank: int | None
+    lr: float | None
+    lr_chosen: NotRequired[str]
+    quantization: str
+    seed: int | None
+    steps: int
+    status: str
+    trainable_params: int | None
+    science: dict[str, Any]
+    science_hash: str
+    code_hash: str
+    engine_hash: str | None
+    results_version: int
+    provenance: Provenance
+    error: NotRequired[Error]
+    clamped: NotRequired[dict[str, Any]]
+    calibration_sha256: NotRequired[str | None]
+    data: NotRequired[dict[str, Any]]
+    # of finished runs
+    train: NotRequired[Train]
+    valid: NotRequired[Scores]
+    test: NotRequired[Scores]
+    memory: NotRequired[dict[str, Peaks]]
+    cost: NotRequired[Cost]
+    forgetting: NotRequired[Forgetting]
+    health: NotRequired[HealthReport]
+    adapter_file_bytes: NotRequired[int]
+    seconds: NotRequired[float]
+    # what can be added later
+    platinum: NotRequired[Platinum]
+    repeat: NotRequired[Repeat]
+
+
+DONE = ("valid", "test", "memory", "cost", "forgetting", "health", "adapter_file_bytes", "seconds")  # keys it must have
+
+
+def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+    """A record of any version as one of today's; unknown versions are left as they are, for `checked` to refuse.
+
+    Version 1 had no engine_hash, and no results_version: there was one version of results, which is 1.
+    """
+    if raw.get("schema_version") != 1:
+        return raw
+    science = raw.get("science", {})
+    whole = {"engine_hash": None, "results_version": 1, "science_hash": sha256(science)} | raw
+    if isinstance(science, dict) and whole["science_hash"] == sha256(science):
+        science = science | {"results_version": 1}
+        whole |= {"science": science, "science_hash": sha256(science)}
+    return whole | {"schema_version": SCHEMA_VERSION}
+
+
+def checked(raw: Any) -> Record:
+    """`raw` as a whole record. Raises ValueError, naming the key, for anything that could not stand in a table."""
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    raw = upgraded(raw)
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {raw.get('schema_version')!r}; expected 1 to {SCHEMA_VERSION}")
+    _check(raw, Record, "")
+    for key in ("run_id", "benchmark", "model", "variant", "quantization"):
+        if not NAME.fullmatch(raw[key]):
+            raise ValueError(f"{key}: not a name, got {raw[key][:80]!r}")
+    record = cast(Record, raw)
     if record["status"] == "done":
-        for split in ("test", "valid"):
-            m = record[split]
-            right = from_bits(m["correct_bits"], m["total"])
-            if len(right) != m["total"] or sum(right) != m["correct"]:
-                raise ValueError(f"correct_bits of {split} are not {m['correct']} of {m['total']}")
+        missing = [key for key in (*DONE, *(("train",) if record["lr"] is not None else ())) if key not in record]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        for split in ("valid", "test"):
+            _check_scores(raw[split], split)
+    return record
+
+
+def _check(value: Any, kind: Any, where: str) -> None:
+    """Raises ValueError where a JSON value is not of a type of this module."""
+    if get_origin(kind) in (NotRequired, Union, UnionType):
+        options = get_args(kind)
+        if len(options) == 1:
+            return _check(value, options[0], where)
+        if value is None and type(None) in options:
+            return None
+        return _check(value, next(o for o in options if o is not type(None)), where)
+    if is_typeddict(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where or 'record'}: not an object")
+        # Annotations are strings in this module, so __required_keys__ knows nothing of NotRequired.
+        for key, inner in get_type_hints(kind, include_extras=True).items():
+            place = f"{where}.{key}" if where else key
+            if key in value:
+                _check(value[key], inner, place)
+            elif kind.__total__ and get_origin(inner) is not NotRequired:
+                raise ValueError(f"{place} is missing")
+    elif get_origin(kind) is dict or kind is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: not an object")
+        for key, item in value.items():
+            _check(item, get_args(kind)[1], f"{where}.{key}")
+    elif get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: not a list")
+        for item in value:
+            _check(item, get_args(kind)[0], where)
+    elif kind is float:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{where}: not a finite number, got {value!r}")
+    elif kind is not Any and type(value) is not kind:
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return None
+
+
+def _check_scores(scores: Scores, split: str) -> None:
+    right = from_bits(scores["correct_bits"], scores["total"])
+    if scores["total"] < 1 or len(right) != scores["total"] or sum(right) != scores["correct"]:
+        raise ValueError(f"{split}: correct_bits are not {scores['correct']} of {scores['total']}")
+    if abs(scores["accuracy"] - scores["correct"] / scores["total"]) > 1e-9:
+        raise ValueError(f"{split}: accuracy {scores['accuracy']} is not {scores['correct']} of {scores['total']}")
+
+
+def error_of(error: BaseException) -> Error:
+    """A record's `error`: class, message and traceback of the exception being handled."""
+    return {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}

@@ -1,110 +1,79 @@
-"""Run ids, what makes two runs the same, records on disk, and whether a run is finished."""
+"""Records on disk: reading and writing result.json."""
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
-
-from adapters._bases import atomic_file
-from harness.errors import refuse
-from harness.paths import ROOT
-from harness.records.record import _check
+from harness.files import write_text
+from harness.records.record import OUTCOMES, Record, checked
 
 
-def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """Records of runs that are done, in any of the folders."""
-    return [r for r in read_records(sorted(folders)).records if r["status"] == "done"]
-
-
-PUBLISHED = ROOT / "runs" / "published"
-
-
-# -- records -----------------------------------------------------------------------------------------------------------
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """result.json of a run folder, or None where there is none that can be read."""
+def read_record(folder: Path) -> Record | None:
+    """The record of a run folder, or None where there is none that can be read. Not to be changed in place."""
     try:
-        record = json.loads((folder / "result.json").read_text())
+        return _read(folder / "result.json")
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "status" in record else None
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """result.json, atomically: whoever reads it sees a whole record."""
-    with atomic_file(folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+def write_record(folder: Path, record: Record) -> None:
+    write_text(folder / "result.json", json.dumps(record, indent=1) + "\n")
 
 
-@contextmanager
-def lock(runs_dir: Path, run_id: str) -> Iterator[None]:
-    """One process per run id; held from before the folder exists to after the record is written.
-
-    The kernel frees it when its holder dies. Nothing is left behind, so that bad input leaves no trace.
-    """
-    path = runs_dir / ".locks" / f"{run_id}.lock"
-    held = FileLock(path, poll_interval=0.2)
-    while not held.is_locked:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # the holder before removed the folder just now
-            try:
-                held.acquire(timeout=0)
-            except Timeout:
-                print(f"{run_id}: another process is at it; waiting", flush=True)
-                held.acquire()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever waits sees that the file is gone, and makes a new one
-        held.release()
-        for folder in (path.parent, runs_dir):
-            with suppress(OSError):
-                folder.rmdir()  # if it is empty
+def _read(path: Path) -> Record:
+    seen = path.stat()
+    return _parse(path.resolve(), seen.st_size, seen.st_mtime_ns)
 
 
-def check_writable(folder: Path, key: str) -> None:
-    """Raises BadInput where nothing can be stored below `folder`; leaves nothing behind."""
-    existing = folder
-    while not os.path.exists(existing):  # unlike Path.exists, no PermissionError below somebody else's folder
-        existing = existing.parent
-    try:
-        # For root, access rights say nothing about /proc or a read-only disk.
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        what = f"cannot be written ({error.strerror})"
-        raise refuse(key, what, got=str(folder), remedy=f"Give another: {key}=<folder>.") from None
+@functools.lru_cache(maxsize=100_000)
+def _parse(path: Path, size: int, mtime_ns: int) -> Record:
+    """A file is parsed once per process: a sweep asks for the same thousand records for each of its jobs."""
+    return checked(json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
 class Found:
-    """Records read from a folder, and a sentence for everything that was not one."""
+    """Records of a folder, and a sentence for everything that was skipped."""
 
-    records: list[dict[str, Any]]
+    records: list[Record]
     skipped: list[str]
 
 
 def read_records(folders: Iterable[Path]) -> Found:
-    """Every `<folder>/<id>/result.json`. Half-written, foreign and unreadable ones are named, never counted."""
-    records, skipped = [], []
-    for path in sorted(p for folder in folders if folder.is_dir() for p in folder.iterdir()):
-        if path.name.startswith(".") or path.name == "published" or not path.is_dir():
-            continue
-        try:
-            record = json.loads((path / "result.json").read_text())
-            _check(record, path.name)
-            records.append(record)
-        except FileNotFoundError:
-            skipped.append(f"{path.name}: no result.json (unfinished)")
-        except KeyError as error:
-            skipped.append(f"{path.name}: not a whole record, {error} is missing")
-        except (OSError, TypeError, ValueError, AttributeError) as error:
-            skipped.append(f"{path.name}: not a record ({str(error).splitlines()[0]})")
-    return Found(records, skipped)
+    """Every `<folder>/<id>/result.json` with an outcome. Of two records of one id, the first folder's counts.
+
+    Unfinished runs, foreign files and damaged records are named, never counted.
+    """
+    records: dict[str, Record] = {}
+    skipped = []
+    for folder in folders:
+        here: dict[str, Record] = {}
+        for path in _run_folders(folder):
+            try:
+                here[path.name] = _outcome(path)
+            except FileNotFoundError:
+                skipped.append(f"{path.name}: no result.json (unfinished)")
+            except (OSError, ValueError, RecursionError) as error:
+                skipped.append(f"{path.name}: not a record ({str(error).splitlines()[0]})")
+        records = here | records
+    return Found([records[name] for name in sorted(records)], skipped)
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in there if p.is_dir() and p.name != "published" and not p.name.startswith(".")]
+
+
+def _outcome(folder: Path) -> Record:
+    record = _read(folder / "result.json")
+    if record["run_id"] != folder.name:
+        raise ValueError(f"its run_id is {record['run_id']}")
+    if record["status"] == "interrupted":
+        raise ValueError("interrupted; the same command resumes it")
+    if record["status"] not in OUTCOMES:
+        raise ValueError(f"status {record['status']}")
+    return record

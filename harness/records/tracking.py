@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapters._bases import atomic_file
+from harness.files import write_text
 
 if TYPE_CHECKING:
     from harness.config.job import Job
@@ -36,33 +36,33 @@ class NoTracker:
         """The record, whatever its status; error: what ended the run, if anything."""
 
 
-def start(job: Job, made: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:
-    """The tracker of a run whose folder has been made. A resumed run goes on with the tracked run it began."""
-    if job.tracking.name == "none":
+def start_tracking(plan: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:
+    """The tracker of a run whose folder has been plan. A resumed run goes on with the tracked run it began."""
+    if plan.job.tracking.name == "none":
         return NoTracker()
-    return Wandb(job, made, say)
+    return Wandb(plan, say)
 
 
 class Wandb:
     """One wandb run, whose id lies in `checkpoint/` until the run is finished.
 
-    A run that goes on gives the whole curve again, from metrics.jsonl: of a killed process nothing may have arrived.
+    A resumed run sends the whole curve again, from metrics.jsonl: of a killed process nothing may have arrived.
     Online, wandb leaves out the steps that it has; offline, the file of each session holds everything up to its end.
     """
 
-    def __init__(self, job: Job, made: Plan, say: Callable[[str], None]) -> None:
-        self.say, self.metrics, self.sent = say, made.folder / "metrics.jsonl", 0
-        mark = made.folder / "checkpoint" / "tracking.json"
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        job = plan.job
+        self.say, self.metrics, self.sent = say, plan.folder / "metrics.jsonl", 0
+        mark = plan.folder / "checkpoint" / "tracking.json"
         if not mark.exists():
-            # With the time: a run that is done again (force=true, changed code) is another curve, not the old one.
-            with atomic_file(mark) as temporary:
-                temporary.write_text(json.dumps({"id": f"{made.science_hash[:8]}-{time.time_ns():x}"}))
+            # With the time: a run that is repeated (force=true, changed code) is another curve, not the old one.
+            write_text(mark, json.dumps({"id": f"{plan.science_hash[:8]}-{time.time_ns():x}"}))
         self.id = json.loads(mark.read_text())["id"]
-        config = job.composed | {"science": made.science, "run_id": made.id}
-        config |= {"science_hash": made.science_hash, "code_hash": made.code_hash}
-        self.run: Any = self._guarded(lambda: self._begin(job, made.id, config, job.tracking.mode))
+        config = job.composed | {"science": plan.science, "run_id": plan.id}
+        config |= {"science_hash": plan.science_hash, "code_hash": plan.code_hash}
+        self.run: Any = self._guarded(lambda: self._begin(job, plan.id, config, job.tracking.mode))
         if self.run is None and job.tracking.mode == "online":
-            self.run = self._guarded(lambda: self._begin(job, made.id, config, "offline"))
+            self.run = self._guarded(lambda: self._begin(job, plan.id, config, "offline"))
 
     def _begin(self, job: Job, name: str, config: dict[str, Any], mode: Any) -> Any:
         import wandb
@@ -117,6 +117,6 @@ class Wandb:
             return call()
         except Exception as error:  # noqa: BLE001 (a tracker may raise anything, and must not end a run)
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            self.say(f"wandb: {reason}; the run goes on and its record is complete without it")
+            self.say(f"wandb: {reason}; the run continues, and its record is complete without it")
             self.run = None
             return None

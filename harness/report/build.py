@@ -6,12 +6,12 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from harness.paths import ROOT
-from harness.records.store import PUBLISHED, read_records
+from harness.paths import PUBLISHED, ROOT
+from harness.records.record import Record
+from harness.records.store import read_records
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
 from harness.report.markdown import grid, markdown, markdown_table, with_example, with_table
 from harness.report.others import Reference, references
@@ -39,7 +39,7 @@ def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
 
 
 # -- reports/ ----------------------------------------------------------------------------------------------------------
-def files(frame: pd.DataFrame, records: list[dict[str, Any]], folders: list[Path]) -> dict[str, str]:
+def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> dict[str, str]:
     """Name → text of the long tables, the page and the figures. folders: where the rows' metrics.jsonl lie."""
     able, published = capabilities(), references(REFERENCE)
     drawn = {

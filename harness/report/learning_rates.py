@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from harness.records.choose_lr import Point, choose
 from harness.report.columns import known, label, number
 from harness.report.sections import Cell
 
@@ -34,23 +34,13 @@ def _cells(row: Any, name: str) -> list[tuple[str, Any]]:
 
 # -- the learning rate -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Point:
-    """One learning rate of a variant: mean validation accuracy over the seeds that all its learning rates ran."""
-
-    cell: Cell
-    lr: float | None
-    valid: float
-    seeds: int
-
-
-@dataclass(frozen=True)
 class Curve:
-    """Validation accuracy against the learning rate. The test set has no say; ties go to the smaller rate."""
+    """A variant's cells and the choice among their learning rates. points: by cell name, where there is an outcome."""
 
     cells: list[Cell]
-    points: list[Point]
+    points: dict[str, Point]
     chosen: Cell
-    edge: bool  # the best rate is the grid's smallest or largest: the true optimum may lie outside
+    edge: bool
 
 
 def curves(cells: list[Cell]) -> list[Curve]:
@@ -64,13 +54,7 @@ def curves(cells: list[Cell]) -> list[Curve]:
 def _curve(cells: list[Cell]) -> Curve:
     ended = sorted((c for c in cells if c.validation), key=lambda c: (c.first["lr"] or 0.0, c.name))
     if not ended:
-        return Curve(cells, [], cells[0], edge=False)
-    # More seeds at the rate chosen first must not change the choice: an equal budget for every rate.
-    common = set.intersection(*(set(c.validation) for c in ended))
-    points = []
-    for cell in ended:
-        values = [v for seed, v in cell.validation.items() if seed in common or not common]
-        points.append(Point(cell, cell.first["lr"], float(np.mean(values)), len(values)))
-    best = max(range(len(points)), key=lambda n: (points[n].valid, -n))
-    edge = len(points) > 1 and best in (0, len(points) - 1)
-    return Curve(cells, points, points[best].cell, edge)
+        return Curve(cells, {}, cells[0], edge=False)
+    choice = choose([(c.first["lr"] or 0.0, c.validation) for c in ended])
+    points = {c.name: point for c, point in zip(ended, choice.points, strict=True)}
+    return Curve(cells, points, ended[choice.best], choice.edge)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from harness.paths import ROOT
+from harness.records.record import Record
 from harness.report.columns import Capabilities, Column, Row, columns, paper
 from harness.report.notes import notes
 from harness.report.summary import summary_lines
@@ -49,7 +49,7 @@ def with_costs(page: Path, text: str) -> str:
 
 
 # -- README ------------------------------------------------------------------------------------------------------------
-def with_example(readme: str, records: list[dict[str, Any]]) -> str:
+def with_example(readme: str, records: list[Record]) -> str:
     """README text with the last lines of the run that the example's marker names, as that run printed them."""
     match = re.search(r"(<!-- example:begin (\S+) .*?-->\n)(.*?)(<!-- example:end -->)", readme, re.DOTALL)
     if match is None:

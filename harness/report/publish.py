@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from harness.errors import refuse
-from harness.paths import ROOT, under_root
-from harness.records.store import PUBLISHED, read_record, read_records
+from harness.paths import PUBLISHED, ROOT, under_root
+from harness.records.store import read_record, read_records
 from harness.report.build import REPORTS, build, files
 from harness.report.others import read_peft
 from harness.report.table import rows
@@ -69,17 +69,16 @@ def publish(ids: list[str], runs_dir: str) -> None:
 def show(runs_dir: str, compare: str = "") -> None:
     """Published and local runs together, and PEFT's results from `compare`: on the terminal and in reports/local/."""
     base = under_root(runs_dir)
-    local = read_records([base])
+    found = read_records([base, PUBLISHED])
     theirs, skipped = read_peft(Path(compare)) if compare else (pd.DataFrame(), [])
-    for line in local.skipped + skipped:
+    for line in found.skipped + skipped:
         print(f"not counted: {line}")
-    by_id = {r["run_id"]: r for r in [*read_records([PUBLISHED]).records, *local.records]}  # a local record wins
-    records = list(by_id.values())
-    shown = pd.concat([f for f in (rows(records), theirs) if not f.empty] or [pd.DataFrame()], ignore_index=True)
+    frames = [frame for frame in (rows(found.records), theirs) if not frame.empty]
+    shown = pd.concat(frames or [pd.DataFrame()], ignore_index=True)
     if shown.empty:
         print("no finished runs yet")
         return
-    for name, text in files(shown, records, [base, PUBLISHED]).items():
+    for name, text in files(shown, found.records, [base, PUBLISHED]).items():
         path = REPORTS / "local" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

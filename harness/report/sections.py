@@ -13,9 +13,10 @@ import yaml
 
 from harness.evaluation.metrics import from_bits
 from harness.paths import CONF
+from harness.records.choose_lr import validation
+from harness.records.record import Record
 from harness.report.stats import Right
 
-Record = dict[str, Any]
 # What one variant may have and another not, without the two being other benchmarks. `adapter.*` is the variant's too.
 OWN = ("variant", "lr", "seed", "quantization", "calibration_examples", "scorer_version")
 
@@ -93,9 +94,8 @@ class Cell:
 
     @property
     def validation(self) -> dict[int | None, float]:
-        """Seed → validation accuracy; a diverged run counts as 0."""
-        ended = [r for r in self.runs if r["status"] in ("done", "diverged")]
-        return {r["seed"]: r["valid"]["accuracy"] if r["status"] == "done" else 0.0 for r in ended}
+        """Seed → validation accuracy, as the choice of the learning rate sees it."""
+        return {r["seed"]: accuracy for r in self.runs if (accuracy := validation(r)) is not None}
 
 
 @dataclass

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.paths import ROOT
+from harness.records.record import HealthReport, Record
 from harness.report.stats import wilson
 
 TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
 
 
-def percent(metrics: dict[str, Any]) -> str:
+def percent(metrics: Mapping[str, Any]) -> str:
     """`63.2 % [60.6, 65.8]`"""
     low, high = wilson(metrics["correct"], metrics["total"])
     return f"{100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def peak(memory: dict[str, dict[str, float]], phase: str) -> tuple[str, float] | None:
+def peak(memory: Mapping[str, Mapping[str, Any]], phase: str) -> tuple[str, float] | None:
     """(kind, GB) of a phase's peak: allocated on CUDA, resident set on CPU; None where it was not measured."""
     for key, kind in (("peak_allocated_gb", "GPU"), ("peak_rss_gb", "RSS")):
         if key in memory.get(phase, {}):
@@ -25,7 +27,7 @@ def peak(memory: dict[str, dict[str, float]], phase: str) -> tuple[str, float] |
     return None
 
 
-def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
+def summary_lines(record: Record, folder: Path) -> list[str]:
     """What a user wants to know when a run ends."""
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     if record["status"] != "done":
@@ -56,7 +58,7 @@ def summary_lines(record: dict[str, Any], folder: Path) -> list[str]:
     return lines + [f"  WARNING     {text}" for text in warnings(record)]
 
 
-def platinum_line(found: dict[str, Any]) -> str:
+def platinum_line(found: Mapping[str, Any]) -> str:
     """Accuracy by corrected references."""
     missing = f"{found['not_found']} of its questions were not asked"
     if "accuracy" not in found:
@@ -64,7 +66,7 @@ def platinum_line(found: dict[str, Any]) -> str:
     return f"  platinum    {percent(found)}  ({found['correct']}/{found['total']} by corrected references; {missing})"
 
 
-def repeat_line(found: dict[str, Any]) -> str:
+def repeat_line(found: Mapping[str, Any]) -> str:
     """What answering in another batch order changed."""
     turns = "; ".join(
         f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in found["turns"]
@@ -72,7 +74,7 @@ def repeat_line(found: dict[str, Any]) -> str:
     return f"  repeat      accuracy differs by {100 * found['largest_difference']:.1f} points in other orders ({turns})"
 
 
-def warnings(record: dict[str, Any]) -> list[str]:
+def warnings(record: Record) -> list[str]:
     """What speaks against a finished run's figures: failed checks, and answers that the token limit cut off."""
     made = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
     for split in ("test", "valid"):
@@ -84,7 +86,7 @@ def warnings(record: dict[str, Any]) -> list[str]:
     return made
 
 
-def unhealthy(health: dict[str, Any]) -> list[str]:
+def unhealthy(health: HealthReport) -> list[str]:
     """Sentences for every check of a run that failed."""
     out = []
     if health["moved"] is False:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.records.record import Record
 from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
 from harness.report.sections import Cell, Section, roles, sections
@@ -25,16 +26,16 @@ COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", 
 COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
 
 
-def cells(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def cells(records: list[Record]) -> dict[str, list[Record]]:
     """Run id without its seed → the runs that differ in nothing else."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(re.sub(r"__seed\d+", "", record["run_id"]), []).append(record)
     return groups
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
-def rows(records: list[dict[str, Any]]) -> pd.DataFrame:
+def rows(records: list[Record]) -> pd.DataFrame:
     """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
     role = roles()
     made: list[dict[str, Any]] = []
@@ -54,7 +55,7 @@ def rows(records: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.sort_values(order, ascending=[True, True, False, True], ignore_index=True)
 
 
-def pair_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
+def pair_rows(records: list[Record]) -> pd.DataFrame:
     """Exact McNemar of every chosen run against the baseline's run with the same seed."""
     made = []
     for section in _sections(records):
@@ -63,7 +64,7 @@ def pair_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-def _sections(records: list[dict[str, Any]]) -> list[Section]:
+def _sections(records: list[Record]) -> list[Section]:
     return sections([Cell(name, runs) for name, runs in cells(records).items()])
 
 
@@ -119,7 +120,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     )
 
 
-def _platinum(done: list[dict[str, Any]]) -> dict[str, Any]:
+def _platinum(done: list[Record]) -> dict[str, Any]:
     """Mean over the seeds, where all of them were scored by the same corrected references."""
     found = [r.get("platinum", {}) for r in done]
     if "accuracy" not in found[0] or len({p.get("questions_hash") for p in found}) > 1:
@@ -130,7 +131,7 @@ def _platinum(done: list[dict[str, Any]]) -> dict[str, Any]:
 def _place(name: str, found: list[Curve]) -> dict[str, Any]:
     """How a cell's learning rate stands among the others of its variant."""
     curve = next(c for c in found if any(cell.name == name for cell in c.cells))
-    point = next((p for p in curve.points if p.cell.name == name), None)
+    point = curve.points.get(name)
     chosen = curve.chosen.name == name
     return {
         "curve": curve.chosen.name,
@@ -159,12 +160,12 @@ def _median(values: list[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _nats(record: dict[str, Any]) -> float | None:
+def _nats(record: Record) -> float | None:
     measured = record.get("forgetting")
     return float(measured["nats"]) if isinstance(measured, dict) else None
 
 
-def _device(record: dict[str, Any]) -> str:
+def _device(record: Record) -> str:
     p = record.get("provenance", {})
     threads = "" if p.get("cuda") else f", {p.get('threads', '?')} threads"
     return p.get("device", "an unnamed device") + threads

@@ -5,12 +5,12 @@ Kept apart from the sources it hashes, and free of torch, so that the check is q
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.hashing import syntax_tree
 from harness.tiny.problems import SPEC
 
 MODEL_DIR = Path(__file__).resolve().parents[2] / "models" / "tiny"
@@ -40,32 +40,11 @@ class Recipe:
     threads: int = 2
 
 
-def _canonical(node: object) -> object:
-    """A nested list that is the same in every Python version: fields by name, empty ones and docstrings left out."""
-    if isinstance(node, list):
-        return [_canonical(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if (
-        isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-        and ast.get_docstring(node, clean=False) is not None
-    ):
-        fields["body"] = node.body[1:]
-    kept = [(name, _canonical(value)) for name, value in sorted(fields.items()) if value not in (None, [])]
-    return [type(node).__name__, kept]
-
-
-def significant_source(text: str) -> str:
-    """The syntax tree of `text` as JSON: comments, docstrings and layout do not change it."""
-    return json.dumps(_canonical(ast.parse(text)))
-
-
 def recipe_hash(recipe: Recipe | None = None) -> str:
     """SHA-256 over everything that decides the model: the generator, tokenizer and trainer sources, and the recipe."""
     digest = hashlib.sha256(json.dumps([asdict(recipe or Recipe()), VOCAB_SIZE, SPEC], sort_keys=True).encode())
     for name in SOURCES:
-        digest.update(significant_source((Path(__file__).parent / name).read_text(encoding="utf-8")).encode())
+        digest.update(syntax_tree((Path(__file__).parent / name).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
 
 

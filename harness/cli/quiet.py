@@ -1,0 +1,19 @@
+"""Silences what libraries report and a user of this program cannot act on."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+
+def quiet() -> None:
+    """Call before anything is loaded; imports transformers."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at forks; see data/tokenize.py: all_cores
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import huggingface_hub
+    import transformers
+
+    huggingface_hub.utils.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

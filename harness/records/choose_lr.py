@@ -1,0 +1,53 @@
+"""The learning rate that stands for a variant: the one rule of `lr=tuned`, the tables and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from harness.records.record import FINAL, Record
+
+Accuracies = Mapping[int | None, float]  # validation accuracy by seed
+
+
+@dataclass(frozen=True)
+class Point:
+    """One learning rate: its mean validation accuracy over the seeds that are compared, and how many those are."""
+
+    lr: float
+    valid: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """points: by rising rate. best: index of the chosen one. edge: it is the smallest or largest rate tried."""
+
+    points: list[Point]
+    best: int
+
+    @property
+    def edge(self) -> bool:
+        return len(self.points) > 1 and self.best in (0, len(self.points) - 1)
+
+
+def validation(record: Record) -> float | None:
+    """Validation accuracy as selection sees it: 0 for a diverged run, None for one without an outcome."""
+    if record["status"] not in FINAL:
+        return None
+    return record["valid"]["accuracy"] if record["status"] == "done" else 0.0
+
+
+def choose(curve: Sequence[tuple[float, Accuracies]]) -> Choice:
+    """The rate with the best mean validation accuracy. The test set has no say; ties go to the smaller rate.
+
+    curve: (rate, accuracies) by rising rate, none empty. Compared are the seeds that every rate has, so that no rate
+    wins by an easy seed and further seeds at the chosen rate do not change the choice; all seeds where none is shared.
+    """
+    shared = set.intersection(*(set(by_seed) for _, by_seed in curve))
+    points = []
+    for lr, by_seed in curve:
+        values = [accuracy for seed, accuracy in by_seed.items() if seed in shared or not shared]
+        points.append(Point(lr, mean(values), len(values)))
+    return Choice(points, max(range(len(points)), key=lambda n: (points[n].valid, -n)))

@@ -1,0 +1,111 @@
+"""Training checkpoints: parameters, optimizer moments and the loop's numbers, in one file with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.files import atomic_file, write_text
+
+Params = dict[str, torch.nn.Parameter]
+
+
+class DamagedCheckpointError(Exception):
+    """The file is not what was saved."""
+
+
+@dataclass
+class Progress:
+    """How far training has come. losses: mean nats per label token of each step's batch, before the step.
+
+    tokens: real tokens in all batches (prompt and response, no padding).
+    """
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """A record's `train`; first and last: a tenth of the run, at most 20 steps."""
+        ends = max(1, min(20, len(self.losses) // 10))
+        return {
+            "loss_first": sum(self.losses[:ends]) / ends,
+            "loss_last": sum(self.losses[-ends:]) / ends,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "tokens_per_s": self.tokens / self.seconds,
+        }
+
+
+def save_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Writes `folder`/checkpoint/state.safetensors. One file: a kill between two would pair two different steps."""
+    place = folder / "checkpoint" / "state.safetensors"
+    place.parent.mkdir(exist_ok=True)
+    tensors = {f"param.{name}": p.detach().cpu().contiguous() for name, p in params.items()}
+    for name, p in params.items():
+        for key, value in optimizer.state.get(p, {}).items():
+            tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    numbers = json.dumps(asdict(progress))
+    with atomic_file(place) as temporary:
+        save_file(tensors, temporary, metadata={"progress": numbers, "sha256": _digest(tensors, numbers)})
+
+
+def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restores what the last checkpoint holds and trims metrics.jsonl to it; a new Progress where there is none.
+
+    Raises DamagedCheckpointError, and changes nothing, where the file is not what was saved.
+    """
+    path, metrics = folder / "checkpoint" / "state.safetensors", folder / "metrics.jsonl"
+    if not path.exists():
+        metrics.unlink(missing_ok=True)
+        return Progress()
+    tensors, progress = _read(path)
+    if {f"param.{n}": p.shape for n, p in params.items()} != {
+        n: t.shape for n, t in tensors.items() if n.startswith("param.")
+    }:
+        raise DamagedCheckpointError("it holds other tensors")
+    with torch.no_grad():
+        for name, p in params.items():
+            p.copy_(tensors[f"param.{name}"])
+            keys = [k.split(".", 1)[0] for k in tensors if k.split(".", 1)[1] == name and not k.startswith("param.")]
+            state = {k: tensors[f"{k}.{name}"] for k in keys}
+            optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    write_text(metrics, "".join(lines[: progress.step]))
+    return progress
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes the checkpoint and the losses that led to it."""
+    (folder / "checkpoint" / "state.safetensors").unlink(missing_ok=True)
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+        if _digest(tensors, metadata["progress"]) != metadata["sha256"]:
+            raise DamagedCheckpointError("its checksum is wrong")
+        return tensors, Progress(**json.loads(metadata["progress"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpointError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+
+
+def _digest(tensors: dict[str, Tensor], numbers: str) -> str:
+    digest = hashlib.sha256(numbers.encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
