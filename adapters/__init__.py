@@ -35,6 +35,7 @@ _HOMES = {
     "parameter_groups": "_hooks",
     "problem": "_errors",
     "save": "_checkpoint",
+    "variant_has_sites": "_registry",
 }
 
 

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import adapters as ad
-from adapters._registry import variant_has_sites
 from harness.config.job import Job
 from harness.config.keys import refuse_unknown_keys
 from harness.config.schema import Model, Source, Tracking
@@ -118,7 +117,7 @@ def _calibration(variant: str, adapter: ad.Config, train: dict[str, Any]) -> int
 def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) -> tuple[float | None, str]:
     kind = ad.VARIANTS[variant]
     scale = number("lr_scale", c["lr_scale"], above=0)
-    if not kind.trains_base and not variant_has_sites(kind):
+    if not kind.trains_base and not ad.variant_has_sites(kind):
         if c["lr"] is not None:
             log.warning("lr=%s is ignored: %s trains nothing", c["lr"], variant)
         return None, "default"

@@ -1,4 +1,4 @@
-"""TODO harness.data.held_out"""
+"""Held-out questions: which are kept for validation, and how training rows that come from them are found."""
 
 from __future__ import annotations
 

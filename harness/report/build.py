@@ -1,4 +1,4 @@
-"""TODO harness.report.build"""
+"""From records to the text of every generated file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO harness.report.differences"""
+"""Differences to the baseline, on the same questions."""
 
 from __future__ import annotations
 

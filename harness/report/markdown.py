@@ -1,4 +1,4 @@
-"""TODO harness.report.markdown"""
+"""Markdown: tables, and the blocks of a page that are written from records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO harness.report.notes"""
+"""The sentences below a table: how its figures were computed, and what speaks against them."""
 
 from __future__ import annotations
 
