@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
@@ -10,24 +10,38 @@ GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-setup: $(READY) ## make .venv with the exact versions of requirements.lock
+# What is installed is recorded by empty files in .venv; a changed lock installs again. Locks with hashes are complete,
+# so nothing else may come with them (--no-deps); torch's own dependencies are among them.
+setup: $(VENV)/.run ## set up .venv with what a run needs, in the exact versions of requirements/ (a few minutes)
 
-$(READY): requirements.lock
+$(VENV)/.run: requirements/run.lock requirements/torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "Setting up $(VENV): about 90 packages, then torch."
+	$(PIP) --no-deps --require-hashes -r requirements/run.lock
+	$(PIP) -r requirements/torch.lock
 	@touch $@
 
-run: setup ## train antipasto_dplr on the tiny benchmark and print its accuracy (about a minute)
-	$(BIN)/python train.py benchmark=tiny variant=antipasto_dplr lora_rank=8
+$(VENV)/.test: requirements/test.lock $(VENV)/.run
+	@echo "Adding what the tests and checks need."
+	$(PIP) --quiet --no-deps --require-hashes -r requirements/test.lock
+	@touch $@
 
-sweep: setup ## several runs, skipping finished ones: make sweep ARGS="variant=lora,dora seed=0,1"
+$(VENV)/.sweeps: requirements/sweeps.lock $(VENV)/.test
+	@echo "Adding the joblib, submitit and Ray launchers."
+	$(PIP) --quiet --no-deps --require-hashes -r requirements/sweeps.lock
+	@touch $@
+
+run: setup ## train antipasto_dplr on the tiny benchmark (about a minute), or what ARGS says: make run ARGS="variant=lora seed=1"
+	$(BIN)/python train.py $(or $(ARGS),benchmark=tiny variant=antipasto_dplr lora_rank=8)
+
+sweep: $(VENV)/.sweeps ## several runs, skipping finished ones: make sweep ARGS="variant=lora,dora seed=0,1"
 	$(BIN)/python train.py -m $(or $(ARGS),experiment=quick variant=lora,antipasto_dplr)
 
-test: setup ## run the tests, one process to a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+test: $(VENV)/.sweeps ## run the tests, one process per core; one variant's with make test ARGS="-k lora"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
-lint: setup ## formatting, lint, types
+lint: $(VENV)/.test ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,10 +66,10 @@ capabilities: setup ## try every variant on 8-bit and 4-bit bases; fills the tab
 probe: setup ## every variant on a real model, reloaded in a fresh process: make probe MODEL=smollm2_135m
 	$(BIN)/python -m tools.probe_model model=$(or $(MODEL),tiny)
 
-bench: setup ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
+bench: $(VENV)/.test ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
 	$(BIN)/python -m tools.bench_speed out=reports/bench.json
 
-memory: setup ## peak memory of a training step on Qwen3-0.6B's shapes (needs 13 GB; half an hour on two cores)
+memory: $(VENV)/.test ## peak memory of a training step on Qwen3-0.6B's shapes (needs 13 GB; half an hour on two cores)
 	$(BIN)/python -m tools.bench_memory out=reports/memory.json
 	$(BIN)/python -m tools.gsm8k_report
 
@@ -67,7 +81,7 @@ gsm8k-gpu: setup smollm2 ## all that wants a CUDA device; the same command goes 
 	$(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full) gsm8k=$(GSM8K) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(filter reduced,$(SIZE)),out=.cache/gsm8k_gpu/records runs_dir=.cache/gsm8k_gpu/runs)
 	$(BIN)/python -m tools.gsm8k_report
 
-drill: setup ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
+drill: $(VENV)/.sweeps ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
 	$(BIN)/python -m tools.drill
 
 clean: ## remove caches and the virtual environment; runs/ stays
