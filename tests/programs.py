@@ -17,8 +17,6 @@ from harness.paths import ROOT
 
 # <where>: <what>[, got <value!r>][; expected <set or range>].[ <what to do>]
 FORM = re.compile(r"[^:\n]+(:\d+)?: [^\n]+?(, got [^\n]+?)?(; expected [^\n]+?)?\.( [^\n]+\.?)?")
-
-
 BROKEN = '{"question": "1+1?", "answer": "#### 2"}\n{"question": "2+2?", "answ\n'  # found when it is read, not before
 
 

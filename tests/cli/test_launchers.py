@@ -21,8 +21,6 @@ LAUNCHERS = {
     "ray": ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"],
 }
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
-
-
 # joblib crosses process borders and is the quickest launcher that does; the drill tries all of them.
 TRIED = ["joblib", *(pytest.param(name, marks=pytest.mark.drill, id=f"{name}-drill") for name in LAUNCHERS)]
 

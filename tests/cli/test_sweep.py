@@ -1,4 +1,4 @@
-"""Sweeps: what is composed, listed, skipped and resumed, and what becomes of jobs that fail, wait or are killed."""
+"""Sweeps: what is listed, skipped and resumed, and what becomes of jobs that fail, wait or are killed."""
 
 from __future__ import annotations
 

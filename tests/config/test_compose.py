@@ -18,8 +18,6 @@ from harness.records.ids import make_id
 from harness.run import run
 from tests.programs import with_words
 
-# -- dry run ----------------------------------------------------------------------------------------------------------
-
 
 def test_swept_values_compose_as_hydra_composes_them() -> None:
     """Values are set on a copy of what the groups compose to: the same configs as one composition per job."""

@@ -27,7 +27,6 @@ def of_lengths(lengths: list[int]) -> list[Example]:
     return [Example((0,) * n, 1) for n in lengths]
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 50), min_size=1, max_size=300),

@@ -1,4 +1,4 @@
-"""What is trained on and what is asked: batches, clean validation, label positions, file formats."""
+"""What is trained on and what is asked: clean validation, label positions, over-long and unfit rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compacting decoder against one-by-one `model.generate`, and evaluations that are killed and go on."""
+"""The compacting decoder against one-by-one `model.generate`."""
 
 from __future__ import annotations
 

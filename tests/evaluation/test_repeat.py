@@ -1,4 +1,4 @@
-"""What is asked of a run's answers beyond its accuracy: Platinum, the noise floor; old configs; tracking's refusals."""
+"""What is asked of a run's answers beyond its accuracy: Platinum and the noise floor, in the run or later."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ def source(path: Path | None, **columns: str) -> Source:
     return Source(path=str(path), hub=None, subset=None, split="train", revision=None, columns=columns)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
 def test_formats_give_the_same_rows(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

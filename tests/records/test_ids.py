@@ -20,8 +20,6 @@ from harness.config.validate import job_from
 from harness.hashing import file_sha256
 from harness.records.ids import make_id, science
 
-# -- ids --------------------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("words", "expected"),

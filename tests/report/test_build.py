@@ -1,4 +1,4 @@
-"""The report compares only what can be compared, prints nothing bold inside the noise, and is the same each time."""
+"""README and reports/ are what the published records give, byte for byte, in any process."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from harness.report.publish import check, rebuild
 from harness.report.table import rows
 from tests import factory
 from tests.report.conftest import RECORDS
-
-# -- reports/ ----------------------------------------------------------------------------------------------------------
 
 
 def test_check_holds_every_file_to_the_records(repository: Path, monkeypatch: Any, capsys: Any) -> None:

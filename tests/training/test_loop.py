@@ -1,4 +1,4 @@
-"""Training against transformers' own loss, a closed-form schedule, and itself when it is split, stopped and resumed."""
+"""Training against a closed-form schedule, and itself when it is split, stopped and resumed."""
 
 from __future__ import annotations
 
