@@ -21,11 +21,12 @@ import torch
 
 from harness.cli.preflight import expand_home
 from harness.config.compose import compositions
+from harness.config.job import Job
 from harness.config.validate import job_from
 from harness.errors import BadInput
 from harness.inputs.fingerprints import model_identity
 from harness.paths import ROOT
-from harness.records.ids import make_id
+from harness.records.ids import make_id, science
 from harness.records.plan import plan
 from tests.conftest import make_model, query_of, training_rows, write_jsonl
 from tests.fake_hub import FakeHub
@@ -230,9 +231,12 @@ def test_a_moved_main_is_never_answered_with_an_old_number(
 
 
 def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp_path: Path) -> None:
-    def ids(*words: str) -> str:
+    def job(*words: str) -> Job:
         (cfg,) = compositions(["benchmark=gsm8k", *words, *folders_of(tmp_path)], multirun=False)
-        return make_id(job_from(cfg))
+        return job_from(cfg)
+
+    def ids(*words: str) -> str:
+        return make_id(job(*words))
 
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")
@@ -244,6 +248,8 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
     quantized = [f"model.gguf_file={n}.gguf" for n in "ab"]  # two models of one repository
     others = {ids(w) for w in ("model.revision=v1", f"model.revision={commit}", "data.test.revision=v1", *quantized)}
     assert len(others | {ids()}) == 6
+    with pytest.raises(AssertionError, match="asked the hub"):  # what a plan needs, an id does not
+        science(job())
 
 
 # -- it does not ------------------------------------------------------------------------------------------------------
