@@ -48,10 +48,11 @@ SMALL = [
 ]
 PROGRAM = """
 import json, sys
-from harness.cli import compositions, preflight
-from harness.job import job_from
+from harness.cli.preflight import preflight
+from harness.config.compose import compositions
 from harness.run import run
-from harness.schema import register
+from harness.config.schema import register
+from harness.config.validate import job_from
 register()
 for words in json.load(sys.stdin):
     try:
