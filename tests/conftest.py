@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import adapters as ad
 from harness.config.compose import compositions
 from harness.config.job import Job
 from harness.config.schema import register
 from harness.config.validate import job_from
+from harness.data.tokenize import Example
 
 EOS, PAD = "<|end|>", "<|pad|>"
 
@@ -83,6 +86,26 @@ def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def examples(count: int = 24) -> list[Example]:
+    """Random tokens; one in three holds the pad and EOS ids inside its text and among its labels."""
+    generator = torch.Generator().manual_seed(3)
+    out = []
+    for n in range(count):
+        length = 6 + int(torch.randint(20, (), generator=generator))
+        ids = torch.randint(2, 200, (length,), generator=generator).tolist()
+        if n % 3 == 0:
+            ids[2], ids[-2] = 1, 0
+        out.append(Example((*ids, 0), 2 + n % 4))
+    return out
+
+
+@contextmanager
+def attached(model: Any, variant: str = "lora") -> Iterator[Any]:
+    fields = {"lora": {"r": 4, "alpha": 8.0}, "antipasto_dplr": {"r": 8, "lora_rank": 4}}.get(variant, {})
+    with ad.attach(model, ad.VARIANTS[variant].Config(**fields), seed=5) as handle:
+        yield handle
 
 
 def training_rows(count: int, seed: int = 0) -> list[dict[str, str]]:

@@ -27,8 +27,8 @@ from tools.probe_quantized import quantized_model
 
 DEVICE = os.environ.get("GPU_TESTS", "cuda")
 HAS_CUDA = torch.cuda.is_available()
-pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not HAS_CUDA, reason="torch sees no CUDA device")
 needs_cuda = pytest.mark.skipif(not HAS_CUDA, reason="torch sees no CUDA device")
+pytestmark = [pytest.mark.gpu, *([needs_cuda] if DEVICE == "cuda" else [])]
 
 ADAPTERS = [n for n, v in ad.VARIANTS.items() if not v.trains_base and v.Config is not ad.NoneConfig]
 FROM_THE_WEIGHT = [
@@ -207,7 +207,7 @@ def test_batches_arrive_whole() -> None:
 @needs_cuda
 def test_a_gpu_is_leased_by_one_process(tmp_path: Path) -> None:
     """`cuda` is the device that the lease names; a second process waits for it until the first one is killed."""
-    code = "from harness.lease import one_gpu; one_gpu('cuda:0')\n"
+    code = "from harness.device import one_gpu; one_gpu('cuda:0')\n"
     code += "import torch; print(torch.cuda.current_device(), flush=True); input()"
     alone = os.environ | {"TMPDIR": str(tmp_path)}
     words = [sys.executable, "-c", code]

@@ -37,8 +37,8 @@ DRILLS = [
         "kills",
         "A run killed twice with SIGKILL at random moments (start, training, saving, evaluating) and started again "
         "ends with the losses, answers, record and adapter of one that was not killed: 20 runs.",
-        pytest("tests/test_sweep.py", "-k", "killed_at_any_moment"),
-        {"KILLS": "20"},
+        pytest("tests/cli/test_sweep.py", "-m", "drill"),
+        {},
     ),
     Drill(
         "checkpoints",
@@ -51,23 +51,23 @@ DRILLS = [
         "A sweep with a failing job, and one that loses a process to SIGKILL, under each of the basic, joblib, "
         "submitit_local and Ray launchers: the failure is recorded and named, the exit code is 1, submitit_local and "
         "Ray finish the other jobs, and the same command does what is missing.",
-        pytest("tests/test_launchers.py"),
-        {"ALL_LAUNCHERS": "1"},
+        pytest("tests/cli/test_launchers.py", "-m", "drill"),
+        {},
     ),
     Drill(
         "ray-cluster",
         "A sweep of 8 jobs on a Ray cluster of two nodes (on one host) that loses a worker and then a whole node to "
         "SIGKILL ends by itself with every job done and exit code 0, with the bits of a sweep that lost nothing.",
-        pytest("tests/test_ray_cluster.py"),
-        {"RAY_CLUSTER": "1"},
+        pytest("tests/cli/test_ray_cluster.py", "-m", "ray"),
+        {},
     ),
     Drill(
         "slurm",
         "The SLURM launcher on a real SLURM (Debian's packages, one node): a preempted job and one whose time is up go "
         "on from their checkpoints and the sweep waits for them; a failing job is recorded and named. Skipped where "
         "SLURM is not installed.",
-        pytest("tests/test_slurm.py"),
-        {"SLURM_DRILL": "1"},
+        pytest("tests/cli/test_slurm.py", "-m", "slurm"),
+        {},
     ),
 ]
 

@@ -1,0 +1,33 @@
+"""Figures of one split from its answers, and which questions were right as bits."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.evaluation.metrics import from_bits, metrics, to_bits
+from harness.evaluation.predictions import Prediction
+from harness.inputs.rows import Question
+
+
+def test_metrics_count_what_the_texts_say() -> None:
+    asked = [Question(str(n), "#### 7") for n in range(5)]
+    texts = [("#### 7", False), ("so 7", True), ("so 7", False), ("none", True), ("#### 8", True)]
+    found = metrics([Prediction("test", n, t, f) for n, (t, f) in enumerate(texts)], asked)
+    assert (found["correct"], found["total"], found["accuracy"]) == (1, 5, 0.2)
+    assert found["flexible_accuracy"] == 0.4
+    assert (found["truncated"], found["no_answer"]) == (1, 1)
+    assert found["correct_bits"] == "80"
+    changed = metrics([Prediction("test", 0, "#### 7", True)], [Question("0", "#### 8")])
+    assert changed["questions_hash"] != metrics([Prediction("test", 0, "", True)], asked[:1])["questions_hash"]
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_bits_round_trip(correct: list[bool]) -> None:
+    """Question 0 is the most significant bit of the first digit; the last digit is filled with zeros."""
+    digits = to_bits(correct)
+    assert from_bits(digits, len(correct)) == correct
+    assert len(digits) == -(-len(correct) // 4)
+    value = int(digits or "0", 16)
+    assert [bool(value >> (4 * len(digits) - 1 - k) & 1) for k in range(len(correct))] == correct
+    assert value.bit_count() == sum(correct)

@@ -1,0 +1,87 @@
+"""Files of rows: every format gives the same ones, broken ones name the line, columns are mapped by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.job import Source
+from harness.config.validate import BadInput
+from harness.inputs.rows import Question, read_questions, read_rows, stream_rows
+from tests.conftest import training_rows, write_jsonl
+
+
+def source(path: Path | None, **columns: str) -> Source:
+    return Source(path=str(path), hub=None, subset=None, split="train", revision=None, columns=columns)
+
+
+def test_formats_give_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = training_rows(7)
+    jsonl = write_jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "b.json").write_text(json.dumps(rows, indent=2))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    (tmp_path / "d.jsonl").write_bytes(jsonl.read_bytes().rstrip(b"\n").replace(b"\n", b"\r\n"))
+    columns = {"query": "query", "response": "response"}
+    found = [read_rows(source(p, **columns), "x", needed=("query",)) for p in sorted(tmp_path.iterdir())]
+    assert len(found) == 4
+    assert all(f == [{k: r[k] for k in columns} for r in rows] for f in found)
+
+
+def test_arrays_are_read_like_lines(tmp_path: Path, monkeypatch: Any) -> None:
+    """Whatever the white space, and however chunks cut texts, escapes and separators; the first row before the last."""
+    rows = [{"query": f'a"]}},[{{\\ {"½" * k} \n', "n": [k, {"x": None}], "response": "b" * k} for k in range(1, 40)]
+    texts = [
+        json.dumps(rows),
+        json.dumps(rows, indent=3, ensure_ascii=False),
+        " \n[\n" + " , ".join(map(json.dumps, rows)),
+    ]
+    texts[2] += "\t]\n \n"
+    columns = {"query": "query", "response": "response"}
+    expected = [{k: r[k] for k in columns} for r in rows]
+    for size in (8, 13, 64, 2**16):
+        monkeypatch.setattr("harness.inputs.rows.CHUNK", size)
+        for n, text in enumerate(texts):
+            (tmp_path / f"{n}.json").write_text(text, encoding="utf-8")
+            assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
+    (tmp_path / "broken.json").write_text(json.dumps(rows)[:-9])
+    stream = stream_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
+    assert [next(stream) for _ in rows[1:]] == expected[:-1]
+    with pytest.raises(BadInput, match=r":39: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
+        next(stream)
+
+
+ARRAYS = [
+    (b"[]", r"^x: no rows, got '.*'; expected at least one row\.$"),
+    (b"[", r":1: not JSON \(Expecting value\), got ''; expected an array of objects\.$"),
+    (b'[{"a": "b"} {"a": "b"}]', r":2: not JSON \(Expecting ',' delimiter\), got ' ?\{\"a\".*"),
+    (b'[{"a": "b"},]', r":2: not JSON \(Expecting value\), got ',\]'; .*"),
+    (b'[{"a": "b"}] [', r":2: text after the array, got '\['; expected the end of the file\.$"),
+    (b'[{"a": "b"}, 7]', r":2: not a row, got 7; expected .*"),
+    (
+        b'[{"a": "b"}, {"a": "' + b"c" * 300 + b"\xff" + b'"}]',
+        r"^x.path: not UTF-8 text \(.* at byte 320\), got '.*'\.$",
+    ),
+    (b'{"a": "b"}\n{"a": "\xff"}\n', r"^x.path: not UTF-8 text \(.* at byte 18\), got '.*'\.$"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), ARRAYS, ids=[repr(c[:24]) for c, _ in ARRAYS])
+def test_broken_arrays_name_the_row(tmp_path: Path, monkeypatch: Any, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    for size in (8, 2**16):
+        monkeypatch.setattr("harness.inputs.rows.CHUNK", size)
+        with pytest.raises(BadInput, match=message):
+            read_rows(source(tmp_path / "a.json", a="a"), "x", needed=("a",))
+
+
+def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "1+1?", "a": "#### 2", "question": "not this"}])
+    assert read_questions(source(path, question="q", answer="a"), "data.test") == [Question("1+1?", "#### 2")]
+    with pytest.raises(BadInput, match=r"^data.test.columns: no column is given for answer; expected answer: "):
+        read_questions(source(path, question="q"), "data.test")

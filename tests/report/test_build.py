@@ -1,0 +1,121 @@
+"""README and reports/ are what the published records give, byte for byte, in any process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.paths import ROOT
+from harness.records.store import read_records
+from harness.report import publish
+from harness.report.build import files
+from harness.report.publish import check, rebuild
+from harness.report.table import rows
+from tests import factory
+from tests.report.conftest import RECORDS
+
+
+def test_check_holds_every_file_to_the_records(repository: Path, monkeypatch: Any, capsys: Any) -> None:
+    """One byte anywhere, a file too few or a figure too many fails; half-written and foreign records are only named."""
+    published = factory.write(repository / "runs" / "published", *RECORDS)
+    rebuild()
+    check()
+    made = sorted(p for p in (repository / "reports").rglob("*") if p.is_file())
+    assert {p.suffix for p in made} == {".csv", ".md", ".html", ".svg"}
+    assert len(made) == 8
+    texts = publish.build()
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "build", lambda: texts)  # it takes a second, and the records do not change here
+        _break_each([*made, repository / "README.md"])
+    check()
+    (published / "half").mkdir()
+    (published / "half" / "result.json").write_text(json.dumps(RECORDS[0])[:300])
+    (published / "foreign").mkdir()
+    capsys.readouterr()
+    check()
+    said = capsys.readouterr().out
+    assert "not counted: half: not a record" in said
+    assert "not counted: foreign: no result.json" in said
+    stale = repository / "reports" / "plots" / "old-loss.svg"
+    stale.write_text("")
+    with pytest.raises(SystemExit, match=r"old-loss\.svg: not what"):
+        check()
+    rebuild()
+    assert not stale.exists()
+
+
+def _break_each(files: list[Path]) -> None:
+    for file in files:
+        before = file.read_bytes()
+        at = before.rindex(b"lora")
+        file.write_bytes(before[:at] + b"Lora" + before[at + 4 :])
+        with pytest.raises(SystemExit, match=f"{re.escape(file.name)}: not what runs/published gives"):
+            check()
+        if file.name != "README.md":
+            file.unlink()
+            with pytest.raises(SystemExit, match=f"{re.escape(file.name)}: not what runs/published gives"):
+                check()
+        file.write_bytes(before)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_with_no_run_and_with_one(repository: Path, count: int) -> None:
+    factory.write(repository / "runs" / "published", *RECORDS[1 : 1 + count])
+    rebuild()
+    check()
+    text = (repository / "reports" / "index.html").read_text()
+    assert ("No published runs yet." in text) == (count == 0)
+    assert len(list((repository / "reports").rglob("*.svg"))) == 3 * count  # no curve of learning rates
+    assert "Published by lora-lite" in text
+
+
+def test_another_process_writes_the_same_bytes(tmp_path: Path, frame: pd.DataFrame) -> None:
+    """Other hash seed, time zone, locale and working matplotlibrc; no date and no version in any file."""
+    published = factory.write(tmp_path / "published", *RECORDS)
+    here = files(rows(read_records([published]).records), RECORDS, [published])
+    code = f"""
+import json, pathlib
+from harness.records.store import read_records
+from harness.report.build import files
+from harness.report.table import rows
+folder = pathlib.Path({str(published)!r})
+found = read_records([folder])
+print(json.dumps(files(rows(found.records), found.records, [folder])))
+"""
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\naxes.grid: True\n")
+    odd = {
+        "PYTHONHASHSEED": "7",
+        "TZ": "Asia/Tokyo",
+        "LC_ALL": "C",
+        "MATPLOTLIBRC": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | odd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout)
+    assert [n for n in here if here[n] != there.get(n)] == []
+    assert here.keys() == there.keys()
+    for name, text in here.items():
+        assert not re.search(r"matplotlib\.org|Matplotlib v|20\d\d-\d\d-\d\dT", text), name
+
+
+def test_every_column_is_in_the_long_tables(frame: pd.DataFrame) -> None:
+    made = files(frame, RECORDS, [])
+    for head in (
+        "variant", "8-bit", "4-bit", "test accuracy", "seeds", "difference to lora", "lr", "trained parameters",
+        "file, kB", "peak RSS train / eval", "RSS above untrained", "tokens/s", "attach, s",
+        "added MACs/token", "forgetting",
+    ):  # fmt: skip
+        assert head in made["results.md"]
+        assert head in made["index.html"]
+    assert {"p_holm", "detectable", "train_overhead_gb", "unhealthy", "valid_common"} <= set(
+        made["results.csv"].splitlines()[0].split(",")
+    )

@@ -1,0 +1,215 @@
+"""The table is what the records say and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.errors import BadInput
+from harness.evaluation.metrics import to_bits
+from harness.records.store import read_records
+from harness.report.markdown import BEGIN, END, markdown, with_table
+from harness.report.publish import check, publish, rebuild, show
+from harness.report.stats import crossed_bootstrap, wilson
+from harness.report.table import rows
+from harness.run import run
+from tests.report.conftest import redirected
+
+QUESTIONS = 40
+
+
+def record(
+    variant: str = "lora", seed: int = 0, right: list[bool] | None = None, status: str = "done", **more: Any
+) -> dict[str, Any]:
+    """A record as a run writes it, with the figures a table needs."""
+    right = [n % 4 == 0 for n in range(QUESTIONS)] if right is None else right
+    metrics = {
+        "accuracy": sum(right) / len(right),
+        "correct": sum(right),
+        "total": len(right),
+        "flexible_accuracy": 0.5,
+        "truncated": 2,
+        "no_answer": 0,
+        "questions_hash": "q",
+        "correct_bits": to_bits(right),
+    }
+    made = {
+        "schema_version": 1,
+        "run_id": f"tiny-tiny__{variant}__r8__lr0.005__none__s400__seed{seed}",
+        "benchmark": "tiny",
+        "model": "tiny",
+        "variant": variant,
+        "rank": 8,
+        "lora_rank": None,
+        "lr": 0.005,
+        "quantization": "none",
+        "seed": seed,
+        "status": status,
+        "trainable_params": 1234567,
+        "code_hash": "c",
+        "science_hash": "s",
+    }
+    if status == "done":
+        made |= {
+            "adapter_file_bytes": 45678,
+            "test": metrics,
+            "valid": metrics,
+            "train": {"tokens_per_s": 4321.0, "loss_first": 2.0, "loss_last": 1.0},
+            "memory": {"train": {"peak_rss_gb": 1.25}, "eval": {"peak_rss_gb": 0.75}},
+            "cost": {"attach_seconds": 0.1, "added_macs_per_token": 5.0},
+            "health": {"moved": True},
+            "forgetting": 0.01,
+            "seconds": 61.0,
+        }
+    return made | more
+
+
+def write(folder: Path, *records: dict[str, Any]) -> Path:
+    for r in records:
+        (folder / r["run_id"]).mkdir(parents=True)
+        (folder / r["run_id"] / "result.json").write_text(json.dumps(r))
+    return folder
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> None:
+    """Each with a reason; a table from the rest is the table without them."""
+    good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
+    write(tmp_path, *good)
+    alone = markdown(rows(read_records([tmp_path]).records), {})
+    broken: dict[str, Any] = {
+        "empty": "",
+        "half": json.dumps(record())[:200],
+        "binary": b"\xff\x00",
+        "list": "[1, 2]",
+        "text": '"done"',
+        "foreign": '{"accuracy": 0.9}',
+        "newer": json.dumps(record(run_id="newer", schema_version=2)),
+        "copied": json.dumps(record()),
+        "interrupted": json.dumps(record(run_id="interrupted", status="interrupted")),
+        "odd": json.dumps(record(run_id="odd", status="half done")),
+        "bits": json.dumps(record(run_id="bits", test=record()["test"] | {"correct_bits": "ff"})),
+        "sum": json.dumps(record(run_id="sum", test=record()["test"] | {"correct": 39, "accuracy": 39 / 40})),
+    }
+    for key in ("test", "valid", "memory", "cost", "seconds", "variant", "trainable_params", "adapter_file_bytes"):
+        broken[f"no_{key}"] = json.dumps({k: v for k, v in record(run_id=f"no_{key}").items() if k != key})
+    for name, content in broken.items():
+        (tmp_path / name).mkdir()
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name / "result.json").write_bytes(data)
+    (tmp_path / "started").mkdir()
+    (tmp_path / "a file").write_text("")
+    write(tmp_path / "published", record("dora"))
+    write(tmp_path / ".replaced", record("pissa"))
+
+    found = read_records([tmp_path, tmp_path / "no such folder"])
+    assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
+    assert sorted(line.split(":")[0] for line in found.skipped) == sorted([*broken, "started"])
+    assert all(len(line.split(": ", 1)[1]) > 8 and "\n" not in line for line in found.skipped)
+    assert markdown(rows(found.records), {}) == alone
+
+
+def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    seeds = [(rng.random(QUESTIONS) < p).tolist() for p in (0.4, 0.6)]
+    records = [record(seed=n, right=r) for n, r in enumerate(seeds)]
+    floor = record("none", right=[True] * 3 + [False] * 37, run_id="tiny-tiny__none__none", lr=None, seed=None)
+    lost = record("lora", seed=2, status="diverged")
+    frame = rows([*records, floor, lost])
+    assert list(frame["variant"]) == ["lora", "none"]
+    lora = frame.iloc[0]
+    assert lora["accuracy"] == pytest.approx(np.mean(seeds))
+    assert (lora["low"], lora["high"]) == crossed_bootstrap(np.array(seeds))
+    assert (lora["seeds"], lora["diverged"], lora["failed"]) == (2, 1, 0)
+    assert (frame.iloc[1]["low"], frame.iloc[1]["high"]) == wilson(3, 40)
+    text = markdown(frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})
+    (line,) = [x for x in text.splitlines() if x.startswith("| [lora]")]
+    cells = [c.strip() for c in line.strip("|").split("|")]
+    assert cells[0] == "[lora](https://arxiv.org/abs/2106.09685) (1 diverged)"
+    assert {"yes", "no (why)", "1,234,567", "45.7", "1.25 / 0.75", "4,321", "61", "0.005"} <= set(cells)
+    assert f"{100 * np.mean(seeds):.1f} [{100 * lora['low']:.1f}, {100 * lora['high']:.1f}]" in cells
+
+
+def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
+    odd = record(seed=1)
+    odd["test"] = odd["test"] | {"questions_hash": "other"}
+    with pytest.raises(SystemExit, match="seeds answered different questions"):
+        rows([record(seed=0), odd])
+
+
+@pytest.mark.parametrize("records", [[], [record(status="diverged")], [record(status="failed")]], ids=len)
+def test_tables_of_no_accuracy(records: list[dict[str, Any]]) -> None:
+    text = markdown(rows(records), {})
+    assert ("lora" in text and "–" in text) if records else text == "No published runs yet."
+
+
+# -- README and reports -----------------------------------------------------------------------------------------------
+def test_only_the_part_between_the_markers_changes() -> None:
+    readme = f"before {BEGIN[:10]}\n{BEGIN}\nold | table\n{END}\nafter\n"
+    changed = with_table(readme, "NEW")
+    assert changed == readme.replace("old | table", "NEW")
+    assert with_table(changed, "NEW") == changed
+    for bad in ("nothing", readme + END, readme + BEGIN, f"{END}\n{BEGIN}"):
+        with pytest.raises(SystemExit, match=r"^README.md: the markers are missing; expected .* once each"):
+            with_table(bad, "NEW")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: Any) -> Path:
+    """A copy of what cost_report.py writes, so that tests change none of it."""
+    monkeypatch.setattr("harness.report.build.CAPABILITIES", tmp_path / "reports" / "capabilities.json")
+    return redirected(monkeypatch, tmp_path)
+
+
+def test_check_fails_on_any_changed_figure(repository: Path) -> None:
+    published = write(repository / "runs" / "published", record(seed=0), record("hra"))
+    rebuild()
+    check()
+    readme, csv = repository / "README.md", repository / "reports" / "results.csv"
+    assert "25.0 [" in readme.read_text()
+    for file, old, new in ((readme, "25.0 [", "26.0 ["), (csv, "1234567", "1234568")):
+        text = file.read_text()
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(SystemExit, match=f"{file.name}: not what runs/published gives") as stopped:
+            check()
+        assert stopped.value.code not in (0, None)
+        assert file.read_text() != text  # check changes nothing
+        rebuild()
+        assert file.read_text() == text
+    changed = record(seed=0, right=[True] * QUESTIONS)
+    (published / changed["run_id"] / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(SystemExit, match=r"README\.md.*results\.csv.*not what"):
+        check()
+
+
+def test_with_no_run_at_all(repository: Path, capsys: Any) -> None:
+    rebuild()
+    check()
+    show(str(repository / "nothing"))
+    assert "No published runs yet." in (repository / "README.md").read_text()
+    assert "no finished runs yet" in capsys.readouterr().out
+
+
+def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job: Any, capsys: Any) -> None:
+    """A real run: its published record alone gives the table; nothing is copied when one of the ids is wrong."""
+    job = small_job(f"runs_dir={repository / 'local'}")
+    name = run(job)["run_id"]
+    published = repository / "runs" / "published"
+    with pytest.raises(BadInput, match=r"^publish=nope: not a finished run, got None; expected done or diverged\.$"):
+        publish([name, "nope"], str(job.runs_dir))
+    assert not published.exists()
+    publish([name], str(job.runs_dir))
+    assert {p.name for p in (published / name).iterdir()} == {"result.json", "config.yaml", "metrics.jsonl"}
+    assert (published / name / "result.json").read_bytes() == (job.runs_dir / name / "result.json").read_bytes()
+    shutil.rmtree(job.runs_dir)
+    rebuild()
+    check()
+    assert "not counted" not in capsys.readouterr().out
+    show(str(job.runs_dir))
+    assert "[lora](" in (repository / "README.md").read_text()
+    assert name.replace("__seed0", "") in capsys.readouterr().out

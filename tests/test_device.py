@@ -1,0 +1,100 @@
+"""One GPU to one process: real processes compete for named devices; no GPU is needed for that."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.device import one_gpu
+from harness.paths import ROOT
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from harness.device import lease
+names = sys.argv[2].split(",")
+place = lease(names, Path(sys.argv[1]))
+assert lease(names, Path(sys.argv[1])) == place  # the next job of a process stays where its model is
+print(names[place], flush=True)
+time.sleep(60)
+"""
+
+
+def holder(folder: Path, names: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), names],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line(stream: Any) -> str:
+    return str(stream.readline()).strip()
+
+
+def test_processes_never_meet_and_a_killed_one_frees_its_gpu(tmp_path: Path) -> None:
+    """Two devices, three processes: the third waits, says so once, and gets the one that is freed."""
+    folder = tmp_path / "locks"
+    first = [holder(folder, "a,b"), holder(folder, "b,a")]
+    held = [line(p.stdout) for p in first]
+    assert sorted(held) == ["a", "b"]
+    third = holder(folder, "a,b")
+    assert line(third.stderr) == "all 2 GPUs are at other jobs; waiting for one (share_gpu=true would not)"
+    only = holder(folder, held[0])
+    assert line(only.stderr) == "the GPU is at other jobs; waiting for one (share_gpu=true would not)"
+    first[1].send_signal(signal.SIGKILL)
+    assert line(third.stdout) == held[1]
+    assert only.poll() is None
+    for p in (*first, third, only):
+        p.kill()
+        p.communicate()
+
+
+def test_many_jobs_at_once(tmp_path: Path) -> None:
+    """Six processes on two devices, each leaving after a moment: no device is ever held twice at a time."""
+    code = HOLD.replace("time.sleep(60)", "time.sleep(0.3); print(time.time(), flush=True)")
+    code = code.replace("print(names[place]", "print(names[place], time.time()")
+    words = [sys.executable, "-c", code, str(tmp_path / "locks"), "a,b"]
+    jobs = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    held = []
+    for job in jobs:
+        (name, began), (ended,) = map(str.split, job.communicate(timeout=60)[0].splitlines())
+        held.append((name, float(began), float(ended)))
+    assert Counter(name for name, _, _ in held).keys() == {"a", "b"}
+    for name in "ab":
+        spans = sorted(span for n, *span in held if n == name)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_cuda_becomes_the_leased_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`cuda` is the first free one of those seen, `cuda:<n>` that one; `cpu` asks for nothing."""
+    import torch
+
+    chosen: list[int] = []
+    monkeypatch.setattr("harness.device._held", {})
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda n: type("Properties", (), {"uuid": f"GPU-{n}"}))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    one_gpu("cpu")
+    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / f"hookbench-gpus-{os.getuid()}"
+    other = holder(folder, "GPU-0")
+    line(other.stdout)
+    for device in ("cuda", "cuda", "cuda:2", "cuda:1"):
+        one_gpu(device)
+    other.kill()
+    other.communicate()
+    assert chosen == [1, 1, 2, 1]
+    assert folder.stat().st_mode & 0o777 == 0o700
