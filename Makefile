@@ -24,8 +24,8 @@ run: setup ## train antipasto_dplr on the tiny benchmark and print its accuracy 
 sweep: setup ## several runs, skipping finished ones: make sweep ARGS="variant=lora,dora seed=0,1"
 	$(BIN)/python train.py -m $(or $(ARGS),experiment=quick variant=lora,antipasto_dplr)
 
-test: setup ## run the tests, one process to a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+test: setup ## run the tests, one process per core: make test ARGS="-k lora" runs one variant's
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
 lint: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .
