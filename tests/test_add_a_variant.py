@@ -65,7 +65,7 @@ def readme() -> tuple[dict[str, str], list[str]]:
     return dict(blocks), commands
 
 
-def done(words: list[str], folder: Path) -> str:
+def output_of(words: list[str], folder: Path) -> str:
     """Standard output of a command that must succeed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
@@ -78,13 +78,13 @@ def copy(tmp_path: Path) -> Path:
     """What git tracks here, or would with `git add .`, under git again, with the two variants in it."""
     folder, added = tmp_path / "copy", readme()[0] | AWKWARD
     variants = {Path(name).stem for name in added}
-    for name in done(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines():
+    for name in output_of(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines():
         if (ROOT / name).is_file() and Path(name).stem.removeprefix("_peft_") not in variants:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     for name, text in added.items():
         (folder / name).write_text(text)
-    done(["git", "init", "--quiet"], folder)
+    output_of(["git", "init", "--quiet"], folder)
     return folder
 
 
@@ -94,10 +94,10 @@ def test_the_readmes_variant_needs_nothing_else(copy: Path, overrides: list[str]
     files, (test, train) = readme()
     assert list(files) == ["adapters/mine.py", "conf/variant/mine.yaml"]
     assert test == 'make test ARGS="-k mine"'
-    assert done(["make", "--dry-run", "test", "ARGS=-k mine"], copy).rstrip().endswith(" -k mine")
+    assert output_of(["make", "--dry-run", "test", "ARGS=-k mine"], copy).rstrip().endswith(" -k mine")
 
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-vv"]
-    out = done([*words, "-k", " or ".join(("mine", *READ_ALL))], copy)
+    out = output_of([*words, "-k", " or ".join(("mine", *READ_ALL))], copy)
     passed = re.findall(r"^(\S+) PASSED", out, flags=re.MULTILINE)
     for word in READ_ALL:
         assert any(word in name for name in passed), word
@@ -115,9 +115,9 @@ def test_the_readmes_variant_needs_nothing_else(copy: Path, overrides: list[str]
     assert skips == {}
 
     python = [name for name in files | AWKWARD if name.endswith(".py")]
-    done([sys.executable, "-m", "ruff", "check", *python], copy)
-    done([sys.executable, "-m", "ruff", "format", "--check", *python], copy)
+    output_of([sys.executable, "-m", "ruff", "check", *python], copy)
+    output_of([sys.executable, "-m", "ruff", "format", "--check", *python], copy)
     small = [word for word in overrides if not word.startswith("variant=")]
-    out = done([sys.executable, *train.split()[1:], *small], copy)
+    out = output_of([sys.executable, *train.split()[1:], *small], copy)
     assert "__mine__" in out
     assert "parameters" in out

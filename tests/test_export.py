@@ -1,4 +1,4 @@
-"""PEFT as the judge: what is exported computes the same there, what PEFT trained computes the same here."""
+"""PEFT as oracle: an exported adapter computes the same in PEFT, an adapter trained by PEFT the same here."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import nn
 import adapters as ad
 from adapters._peft import KINDS, PLAIN_LORA
 from tests.conftest import make_model
+from tests.oracles import oracle
 from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, rank_multiple, toy
 
 peft = pytest.importorskip("peft")
@@ -32,7 +33,7 @@ def qwen():
 
 
 def llama():
-    """Biases on q, k and v: DoRA and RoAd treat them differently from the rest."""
+    """With biases on q, k and v, which DoRA and RoAd treat differently from the weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1)
@@ -92,7 +93,7 @@ def through_peft(make, folder):
 
 
 def untouched(model):
-    """Everything by which a failed import could show."""
+    """All state of a model that a failed import could have changed."""
     modules = {n: (sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()}
     return modules, {n: (p.requires_grad, p.clone()) for n, p in model.named_parameters()}, list(model.state_dict())
 
@@ -108,7 +109,7 @@ def same(before, after):
     )
 
 
-# -- out ---------------------------------------------------------------------------------------------------------------
+# -- export ------------------------------------------------------------------------------------------------------------
 @each_setting
 @pytest.mark.parametrize("make", [qwen, llama])
 def test_peft_computes_the_same_and_so_does_the_import(make, name, settings, tmp_path):
@@ -130,7 +131,7 @@ def test_peft_computes_the_same_and_so_does_the_import(make, name, settings, tmp
     assert imported.sites.keys() == handle.sites.keys()
     assert imported.variant.name == form_of(handle)
     assert error(logits(again), expected) < ROUNDING
-    # What was imported is an adapter like any other: saved, loaded, exported.
+    # An imported adapter is like any other: it can be saved, loaded and exported.
     ad.save(again, tmp_path / "own.safetensors")
     with_own = make()
     ad.load(with_own, tmp_path / "own.safetensors")
@@ -236,8 +237,8 @@ def test_names_that_end_alike_need_a_regex(tmp_path):
     assert error(through_peft(make, tmp_path), logits(model)) < ROUNDING
 
 
-def test_the_present_strength_is_exported(tmp_path):
-    """`coeff` as it is set now, and 0 is the base model."""
+def test_the_current_strength_is_exported(tmp_path):
+    """`coeff` as it is set at the time; 0 is the base model."""
     model = qwen()
     base = logits(model)
     handle = attached(model, "antipasto_dplr")
@@ -250,7 +251,7 @@ def test_the_present_strength_is_exported(tmp_path):
 
 
 def test_what_cannot_be_exported_says_so(tmp_path):
-    """none and full; NaN; nothing attached; a place that cannot be written. Nothing is left behind."""
+    """none and full; NaN; nothing attached; a folder that cannot be written. No file is left behind."""
     model, folder = toy(), tmp_path / "out"
     with pytest.raises(ad.AdapterError, match="nothing is attached"):
         ad.export_peft(model, folder)
@@ -269,7 +270,7 @@ def test_what_cannot_be_exported_says_so(tmp_path):
 
 
 def test_neither_direction_imports_peft():
-    """The library stands on torch and safetensors alone."""
+    """The library needs torch and safetensors only."""
     program = (
         "import sys, tempfile, torch, adapters as ad\n"
         "model = torch.nn.ModuleDict({'q_proj': torch.nn.Linear(4, 4)})\n"
@@ -278,32 +279,17 @@ def test_neither_direction_imports_peft():
         "    ad.export_peft(model, d); ad.detach(model); ad.import_peft(model, d)\n"
         "assert not {'peft', 'transformers'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
-    assert done.returncode == 0
+    result = subprocess.run([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    assert result.returncode == 0
 
 
-# -- in ----------------------------------------------------------------------------------------------------------------
-QV, KV = ["q_proj", "v_proj"], ["k_proj", "v_proj"]
-DOWN = {"target_modules": ["down_proj"], "feedforward_modules": ["down_proj"]}
-PATTERNS = {"rank_pattern": {"v_proj": 3}, "alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 7, "q_proj": 5}}
+# -- import ------------------------------------------------------------------------------------------------------------
+QV = ["q_proj", "v_proj"]
+# Label → variant and PEFT's config, from tests/oracles/.
 TRAINED = {
-    "lora": ("lora", peft.LoraConfig(r=4, lora_alpha=6, target_modules=QV, lora_dropout=0.1)),
-    "rslora": ("lora", peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=QV)),
-    "patterns": ("lora", peft.LoraConfig(r=4, target_modules=QV, **PATTERNS)),
-    "rs patterns": ("lora", peft.LoraConfig(r=4, target_modules=QV, use_rslora=True, **PATTERNS)),
-    "all-linear": ("lora", peft.LoraConfig(r=4, target_modules="all-linear")),
-    "one layer": ("lora", peft.LoraConfig(r=4, target_modules=QV, layers_to_transform=[1])),
-    "regex": ("lora", peft.LoraConfig(r=4, target_modules=r".*\.0\..*(q|up)_proj", init_lora_weights="gaussian")),
-    "dora": ("dora", peft.LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules=QV)),
-    "dora rs": ("dora", peft.LoraConfig(r=4, use_dora=True, use_rslora=True, target_modules=QV, **PATTERNS)),
-    "ia3": ("ia3", peft.IA3Config(target_modules=KV, feedforward_modules=[])),
-    "ia3_ff": ("ia3_ff", peft.IA3Config(**DOWN)),
-    "hra": ("hra", peft.HRAConfig(r=4, target_modules=QV)),
-    "delora": ("delora", peft.DeloraConfig(r=4, delora_lambda=3, target_modules=QV)),
-    "delora patterns": ("delora", peft.DeloraConfig(r=4, target_modules=QV, rank_pattern={"v_proj": 2})),
-    "road 1": ("road", peft.RoadConfig(variant="road_1", group_size=4, target_modules=QV)),
-    "road 2": ("road", peft.RoadConfig(variant="road_2", group_size=8, target_modules=QV)),
-    "road 4": ("road", peft.RoadConfig(variant="road_4", group_size=4, target_modules=QV)),
+    label: (variant, getattr(peft, config)(**{"target_modules": QV} | fields))
+    for variant in KINDS
+    for label, (config, fields) in oracle(variant, "PEFT", {}).items()
 }
 
 
@@ -319,6 +305,12 @@ def trained_by_peft(make, config, folder, **settings):
     return logits(model)
 
 
+def test_every_shipped_kind_is_among_those_that_peft_trains():
+    """A new kind may do without: both directions are compared with PEFT above, from a generic point."""
+    kinds = {"lora", "dora", "delora", "ia3", "ia3_ff", "hra", "road"}
+    assert kinds <= KINDS.keys() & {variant for variant, _ in TRAINED.values()}
+
+
 @pytest.mark.parametrize("kind", list(TRAINED))
 @pytest.mark.parametrize("make", [qwen, llama])
 def test_what_peft_trained_computes_the_same_here(make, kind, tmp_path):
@@ -331,7 +323,7 @@ def test_what_peft_trained_computes_the_same_here(make, kind, tmp_path):
     assert handle.variant.name == name
     assert not handle.clamped
     assert error(logits(model), expected) < ROUNDING
-    # It goes on training here, and back out to PEFT.
+    # Training can continue here, and the adapter goes back to PEFT.
     model(IDS_IN, labels=IDS_IN).loss.backward()
     assert all(p.grad is not None for p in handle.trainable().values())
     ad.export_peft(model, tmp_path / "back")
@@ -374,7 +366,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", list(REFUSED))
 def test_what_is_not_supported_is_refused_by_name(case, tmp_path):
-    """One AdapterError that names the field, and a model as it was."""
+    """One AdapterError that names the field; the model is unchanged."""
     config, fields, message = REFUSED[case]
     peft.get_peft_model(qwen(), copy.deepcopy(config)).save_pretrained(tmp_path)
     rewrite(tmp_path, **fields)
@@ -401,7 +393,7 @@ def test_several_adapters_are_refused(tmp_path):
 
 
 def test_broken_folders_are_refused(tmp_path):
-    """Missing, unparsable, misshapen, non-finite, of another model, pickled: one AdapterError, a model as it was."""
+    """Missing, unparsable, misshapen, non-finite, of another model, pickled: one AdapterError, an unchanged model."""
     sound = tmp_path / "sound"
     trained_by_peft(qwen, TRAINED["delora"][1], sound)
     weights = "adapter_model.safetensors"

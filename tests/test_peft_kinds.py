@@ -199,7 +199,7 @@ def test_peft_folders_of_a_new_kind_go_both_ways(kind, tmp_path):
 
 
 def test_damaged_tensors_of_a_new_kind_are_refused(kind, tmp_path):
-    """A frozen tensor or an index of the wrong dtype, not finite, or missing: one AdapterError, a model as it was."""
+    """A frozen tensor or an index of the wrong dtype, not finite, or missing: one AdapterError, an unchanged model."""
     trained_by_peft(qwen, TRAINED[kind][2], tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     sound = load_file(file)

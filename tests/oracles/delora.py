@@ -9,6 +9,10 @@ from tests.dense import Dense, Layer
 
 COUNT = 4_587_576
 SETTINGS = [{"residual_init": True}]
+PEFT = {
+    "delora": ("DeloraConfig", {"r": 4, "delora_lambda": 3}),
+    "delora patterns": ("DeloraConfig", {"r": 4, "rank_pattern": {"v_proj": 2}}),
+}
 
 
 def dense(L: Layer) -> Dense:

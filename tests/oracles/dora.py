@@ -10,6 +10,10 @@ from tests.oracles import lora
 COUNT = 4_673_536
 SETTINGS = [{"scaling": "rslora"}]
 DETACHED = {"lora_A", "lora_B"}  # the norm n is a constant
+PEFT = {
+    "dora": ("LoraConfig", {"r": 4, "lora_alpha": 6, "use_dora": True}),
+    "dora rs": ("LoraConfig", {"r": 4, "use_dora": True, "use_rslora": True, **lora.PATTERNS}),
+}
 
 
 def dense(L: Layer) -> Dense:

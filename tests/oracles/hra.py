@@ -7,6 +7,7 @@ import torch
 from tests.dense import Dense, Layer
 
 COUNT = 1_835_008
+PEFT = {"hra": ("HRAConfig", {"r": 4})}
 
 
 def dense(L: Layer) -> Dense:

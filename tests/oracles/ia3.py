@@ -7,6 +7,7 @@ import torch
 from tests.dense import Dense, Layer
 
 COUNT = 57_344
+PEFT = {"ia3": ("IA3Config", {"target_modules": ["k_proj", "v_proj"], "feedforward_modules": []})}
 
 
 def dense(L: Layer) -> Dense:

@@ -7,6 +7,7 @@ import torch
 from tests.dense import Dense, Layer
 
 COUNT = 86_016
+PEFT = {"ia3_ff": ("IA3Config", {"target_modules": ["down_proj"], "feedforward_modules": ["down_proj"]})}
 
 
 def dense(L: Layer) -> Dense:

@@ -9,6 +9,11 @@ from tests.dense import Dense, Layer
 COUNT = 86_016
 SMALL = {"group_size": 4}
 SETTINGS = [{"kind": 2}, {"kind": 4}]
+PEFT = {
+    "road 1": ("RoadConfig", {"variant": "road_1", "group_size": 4}),
+    "road 2": ("RoadConfig", {"variant": "road_2", "group_size": 8}),
+    "road 4": ("RoadConfig", {"variant": "road_4", "group_size": 4}),
+}
 
 
 def dense(L: Layer) -> Dense:
