@@ -134,7 +134,7 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
         cfgs = {n: _layer_config(cfg, kind, config, n, t) for n, t in layers.items()}
         for n, own in cfgs.items():
             VARIANTS[name].shapes(own, *layer_shape(linear[n]))  # raises where the config does not fit
-        bases = {n: kind.basis(own, layers[n], *layer_shape(linear[n])) for n, own in cfgs.items()}
+        bases = {n: _basis(name, kind, own, n, layers[n], *layer_shape(linear[n])) for n, own in cfgs.items()}
     except AdapterError as error:
         raise AdapterError(problem(where, f"unusable {CONFIG} ({error})")) from None
     except (LookupError, TypeError, ValueError, AttributeError, re.error) as error:
@@ -200,8 +200,8 @@ def _split(where: str, key: str, kinds: Mapping[str, Kind]) -> tuple[str, str]:
     """Layer (or FILE) and tensor name of a key of the tensor file."""
     for kind in kinds.values():
         for name in (*kind.tensors, *kind.optional, *kind.aliases):
-            if key.startswith(LAYER_PREFIX) and key.endswith(f".{name}"):
-                layer = key.removeprefix(LAYER_PREFIX).removesuffix(f".{name}")
+            layer = key.removeprefix(LAYER_PREFIX).removesuffix(f".{name}")
+            if key == f"{LAYER_PREFIX}{layer}.{name}" and layer != FILE:
                 return layer, kind.aliases.get(name, name)
         if kind.of_file is not None and re.fullmatch(re.escape(FILE_PREFIX) + kind.of_file, key):
             return FILE, key.removeprefix(FILE_PREFIX)
@@ -257,6 +257,15 @@ def _layer_config(cfg: Any, kind: Kind, config: Fields, layer: str, tensors: Ten
     return replace(cfg, **own)
 
 
+def _basis(variant: str, kind: Kind, cfg: Any, layer: str, tensors: Tensors, o: int, i: int) -> Tensors:
+    """The layer's frozen tensors, where the file holds them; empty where the variant computes them from the weight."""
+    basis = kind.basis(cfg, tensors, o, i)
+    got, expected = {k: tuple(t.shape) for k, t in basis.items()}, VARIANTS[variant].stored_basis(cfg, False, o, i)
+    if basis and got != expected:
+        raise AdapterError(problem(layer, "wrong shape of a frozen tensor", got=got, expected=str(expected)))
+    return basis
+
+
 def _pattern(config: Fields, key: str, layer: str, default: Any) -> Any:
     """The value of the first regex that matches the end of the layer's name, as PEFT looks it up."""
     for pattern, value in (config.get(key) or {}).items():
@@ -274,7 +283,7 @@ def _fill(where: str, layer: str, site: Variant, kind: Kind, tensors: Tensors) -
         values = kind.read(site, tensors)
     except AdapterError as error:
         raise AdapterError(problem(where, f"layer {layer}: {error}")) from None
-    except RuntimeError as error:
+    except (RuntimeError, LookupError) as error:
         raise AdapterError(problem(where, f"{wrong} ({error})")) from None
     for name, p in site.parameters().items():
         if values[name].shape != p.shape:

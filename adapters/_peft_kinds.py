@@ -1,4 +1,4 @@
-"""What PEFT calls a peft_type, as this library sees it: a file format beside the variant that computes the same.
+"""The file format of one of PEFT's adapter types, for the variant here that computes the same function.
 
 `adapters/_peft_<variant>.py` defines `KIND` and is found by its name. A variant without such a file that is linear in x
 is written as plain LoRA. Only `_peft.py` imports these files: they exchange adapters and cannot change a result.
@@ -45,7 +45,8 @@ class Kind:
     fits: whether a layer's tensors are of this kind, where names do not tell.
     rank: r of a layer from its tensors, where layers may differ in r (`rank_pattern`).
     spread: gives each layer (in the model's order) its part of the file's tensors; the default gives all to each.
-    basis: our config, a layer's tensors, o, i → our frozen tensors `basis_*`, where the file holds them.
+    basis: our config, a layer's tensors, o, i → our frozen tensors `basis_*` (those of `stored_basis`), where the file
+        holds them. Raises AdapterError on indices out of range.
     read: our site, a layer's tensors → our trainable tensors `lora_*`.
     """
 

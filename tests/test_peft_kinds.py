@@ -204,12 +204,15 @@ def test_damaged_tensors_of_a_new_kind_are_refused(kind, tmp_path):
     file = tmp_path / "adapter_model.safetensors"
     sound = load_file(file)
     damaged = next(k for k in sound if k.endswith(("vera_A", "tinylora_v.0", "shira_indices")))
+    layered = TRAINED[kind][1].tensors[0]
     other = sound[damaged].long() if sound[damaged].is_floating_point() else sound[damaged].float()
     for change, message in (
         ({damaged: other}, f"wrong dtype of {damaged}, got torch"),
         ({damaged: torch.full_like(sound[damaged].float(), float("nan"))}, f"(NaN or Inf in|wrong dtype of) {damaged}"),
         ({damaged: None}, "KeyError|wrong tensors of layer"),
+        ({damaged: sound[damaged][..., :3].clone()}, "wrong shape of (a frozen tensor|layer)"),
         ({"base_model.xxx": sound[damaged].clone()}, "unsupported tensor base_model.xxx"),
+        ({f"base_model.model..{layered}": sound[damaged].clone()}, "unsupported tensor base_model.model.."),
     ):
         tensors = {k: t for k, t in (sound | change).items() if t is not None}
         save_file(tensors, file)
