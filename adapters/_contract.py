@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -98,7 +99,8 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
         return tuple(value)
     if not f.metadata:
         return value
-    kind, optional = f.type.removesuffix(" | None"), f.type.endswith("| None")  # annotations are strings here
+    annotation = f.type if isinstance(f.type, str) else inspect.formatannotation(f.type)  # a string under __future__
+    kind, optional = annotation.removesuffix(" | None"), annotation.endswith("| None")
     if value is None and optional:
         return value
     lo, above, hi = f.metadata["lo"], f.metadata["above"], f.metadata["hi"]

@@ -1,15 +1,14 @@
-"""PEFT's adapter folders, written and read without importing PEFT (0.21 and whatever keeps its file format).
+"""Reads and writes PEFT's adapter folders without importing PEFT (0.21, and other versions with its file format).
 
-A folder holds adapter_config.json and adapter_model.safetensors, with tensors `base_model.model.<module>.<tensor>`.
-`_peft_kinds.KINDS` says which of PEFT's kinds computes the same function as which variant. Every other variant that is
-linear in x goes out as plain LoRA, P and Q of ΔW = PQ with the scale folded in (lora_alpha = r); and returns as LoRA.
+A folder holds adapter_config.json and adapter_model.safetensors, with tensors `base_model.model.<layer>.<tensor>`, and
+`base_model.<tensor>` for those kept once per file. How one of PEFT's kinds translates is in `_peft_<variant>.py`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,34 +22,44 @@ from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._format import Path_, harmless, read_tensors, write_tensors
 from adapters._hooks import Attachment, Restored, attach, attachment, detach
-from adapters._peft_kinds import KINDS, Kind, Tensors
+from adapters._peft_kinds import FILE, Fields, Kind, Tensors, discover_kinds
+from adapters._peft_lora import KIND as PLAIN_LORA
 from adapters._registry import VARIANTS
 from adapters._targets import PRESETS, select_targets
 from adapters._weights import is_linear, layer_shape
 
-CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LAYER_PREFIX, FILE_PREFIX = "base_model.model.", "base_model."
+KINDS = discover_kinds(VARIANTS)
+# Fields of every kind that a trained adapter does not depend on, or that its tensors' names and shapes repeat.
+IGNORED = {
+    *("peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode"),
+    *("peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+}
+OFF: tuple[Any, ...] = (None, False, "none", "", [], {})  # values that mean the same in every field
+INTEGERS = (torch.int32, torch.int64)
 
 
-# -- out ---------------------------------------------------------------------------------------------------------------
+# -- export ------------------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def export_peft(model: nn.Module, folder: Path_) -> int:
-    """Writes the attached adapter, as it is now, for `peft.PeftModel.from_pretrained(base, folder)`; returns bytes.
+    """Writes the attached adapter, as it is now, for `peft.PeftModel.from_pretrained(base, folder)`.
 
-    Values are worked out in fp64 and written in fp32. Raises AdapterError for variants that PEFT has no form for.
+    Returns the size of the tensor file in bytes. Values are computed in fp64 and written in fp32. Raises AdapterError
+    for variants that PEFT has no form for, and for NaN or Inf.
     """
     handle = attachment(model)
     name = handle.variant.name
     if not handle.sites:
         raise AdapterError(problem(name, "no adapter to export", remedy="Use the model's own save_pretrained."))
-    kind = KINDS.get(name, KINDS["lora"])
-    kind = kind if kind.can_write(handle.cfg) else KINDS["lora"]
-    layers = {n: kind.write(_in_fp64(site)) for n, site in handle.sites.items()}
-    ranks = {n: kind.rank(t) for n, t in layers.items()} if kind.rank is not None else {}
-    layers = {n: kind.padded(t, max(ranks.values(), default=0)) for n, t in layers.items()}
-    tensors = {f"{PREFIX}{n}.{k}": t.float().contiguous() for n, ts in layers.items() for k, t in ts.items()}
+    kind = KINDS.get(name, PLAIN_LORA)
+    kind = kind if kind.can_write(handle.cfg) else PLAIN_LORA
+    layers = kind.write({n: _in_fp64(site) for n, site in handle.sites.items()})
+    tensors = {_key(n, k): _as_stored(t) for n, ts in layers.items() for k, t in ts.items()}
     for key, t in tensors.items():
         if not t.isfinite().all():
             raise AdapterError(problem("export_peft", f"NaN or Inf in {key}", remedy="Train again with a smaller lr."))
+    ranks = {n: kind.rank(layers[n]) for n in handle.sites} if kind.rank is not None else {}
     targets = _target_modules(handle.model, handle.sites)
     config = {
         "peft_type": kind.peft_type,
@@ -64,8 +73,8 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
     return _write_folder(Path(folder), tensors, config)
 
 
-def _write_folder(folder: Path, tensors: Tensors, config: dict[str, Any]) -> int:
-    """The config goes first and comes last: a kill in between leaves a folder that nobody takes for an adapter."""
+def _write_folder(folder: Path, tensors: Tensors, config: Fields) -> int:
+    """Removes the old config first and writes the new one last: after a kill in between, no reader finds an adapter."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
@@ -77,8 +86,16 @@ def _write_folder(folder: Path, tensors: Tensors, config: dict[str, Any]) -> int
     return size
 
 
+def _key(layer: str, tensor: str) -> str:
+    return f"{FILE_PREFIX}{tensor}" if layer == FILE else f"{LAYER_PREFIX}{layer}.{tensor}"
+
+
+def _as_stored(t: torch.Tensor) -> torch.Tensor:
+    return (t.float() if t.is_floating_point() else t).contiguous()
+
+
 def _in_fp64(site: Variant) -> Variant:
-    """The same site on a layer that has no weight, its tensors in fp64."""
+    """A copy of the site with its tensors in fp64, on a layer without a weight."""
     layer = nn.Linear(site.i, site.o, bias=False, device="meta")
     for name, t in (dict(site.parameters()) | basis_of(site)).items():
         layer.register_buffer(name, t.detach().to("cpu", torch.float64 if t.is_floating_point() else t.dtype))
@@ -87,64 +104,54 @@ def _in_fp64(site: Variant) -> Variant:
     return twin
 
 
-def _target_modules(model: nn.Module, names: Iterable[str]) -> list[str] | str:
-    """The shortest form of `target_modules` that selects exactly these: last names, whole names, a regex."""
-    wanted = set(names)
-    for suffixes in (sorted({n.rpartition(".")[2] for n in wanted}), sorted(wanted)):
-        if {n for n, _ in model.named_modules() if any(f".{n}".endswith(f".{s}") for s in suffixes)} == wanted:
+def _target_modules(model: nn.Module, layers: Iterable[str]) -> list[str] | str:
+    """The shortest `target_modules` that selects exactly these layers: last names, full names, or a regex."""
+    targets = set(layers)
+    for suffixes in (sorted({n.rpartition(".")[2] for n in targets}), sorted(targets)):
+        if {n for n, _ in model.named_modules() if any(f".{n}".endswith(f".{s}") for s in suffixes)} == targets:
             return suffixes
-    return "|".join(re.escape(n) for n in sorted(wanted))
+    return "|".join(re.escape(n) for n in sorted(targets))
 
 
-# -- in ----------------------------------------------------------------------------------------------------------------
-# Fields that change nothing once the weights are trained, or that the tensors' names and shapes say again.
-IGNORED = {
-    *("peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode"),
-    *("peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("feedforward_modules", "init_weights", "init_ia3_weights", "lora_dropout", "module_dropout", "megatron_core"),
-    *("qalora_group_size", "eva_config", "runtime_config", "lambda_pattern"),
-}
-READ = {
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "delora_lambda"),
-    *("variant", "group_size"),
-}
-# Other initial values change the base weight as well, which the file does not say.
-INITIAL = (True, False, "gaussian", "eva", "orthogonal")
-
-
+# -- import ------------------------------------------------------------------------------------------------------------
 def import_peft(model: nn.Module, folder: Path_) -> Attachment:
-    """Attaches PEFT's adapter in `folder` (LoRA, rsLoRA, DoRA, IA3, HRA, DeLoRA or RoAd) to `model`.
+    """Attaches PEFT's adapter in `folder`, of a kind that a variant here computes exactly, to `model`.
 
-    The layers are those the file has tensors for. Raises AdapterError, and leaves the model as it was, for whatever
-    this library does not compute exactly as PEFT does: the message names the field. PEFT's files do not say which base
-    weights they were trained on.
+    Adapts the layers that the file has tensors for. Raises AdapterError, and leaves the model as it was, for anything
+    that this library would not compute exactly as PEFT does: the message names the field. PEFT's files do not say
+    which base weights they were trained on.
     """
     where, path = str(folder), Path(folder)
-    config = _read_config(path)
-    layers = _layer_tensors(where, path)
-    name, kind = _kind_of(where, config, layers)
+    config, kinds = _read_config(path)
+    layers, of_file = _read_layers(where, path, kinds)
     linear = {n: m for n, m in model.named_modules() if is_linear(m)}
-    if odd := sorted(layers.keys() - linear.keys()):
-        raise AdapterError(problem(where, f"{odd[0]} is not a linear layer of this model"))
+    if unknown := sorted(layers.keys() - linear.keys()):
+        raise AdapterError(problem(where, f"{unknown[0]} is not a linear layer of this model"))
+    name, kind = _kind_of(where, config, kinds, layers)
     try:
+        layers = kind.spread({n: layers[n] for n in linear if n in layers}, of_file, config)
         cfg = VARIANTS[name].Config(targets=_own_targets(model, layers.keys()), **kind.settings(config))
         cfgs = {n: _layer_config(cfg, kind, config, n, t) for n, t in layers.items()}
         for n, own in cfgs.items():
             VARIANTS[name].shapes(own, *layer_shape(linear[n]))  # raises where the config does not fit
+        bases = {n: _basis(name, kind, own, n, layers[n], *layer_shape(linear[n])) for n, own in cfgs.items()}
+    except AdapterError as error:
+        raise AdapterError(problem(where, f"unusable {CONFIG} ({error})")) from None
     except (LookupError, TypeError, ValueError, AttributeError, re.error) as error:
         raise AdapterError(problem(where, f"unusable {CONFIG} ({type(error).__name__}: {error})")) from None
-    handle = attach(model, cfg, seed=0, _restored=Restored(cfgs, {}, None))
+    handle = attach(model, cfg, seed=0, _restored=Restored(cfgs, bases, None))
     try:
         for n, site in handle.sites.items():
             _fill(where, n, site, kind, layers[n])
     except BaseException:
         detach(model)
         raise
-    handle.clamped.clear()  # ranks are the file's
+    handle.clamped.clear()  # the file's ranks are used as they are
     return handle
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> tuple[Fields, dict[str, Kind]]:
+    """adapter_config.json, and the kinds of its peft_type by variant."""
     where, others = str(folder), sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
     others = [n for n in others if not n.startswith("checkpoint-")]  # transformers.Trainer's
     if others:
@@ -155,79 +162,91 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(problem(where, f"no readable {CONFIG} ({error})")) from None
     if not isinstance(config, dict):
-        raise AdapterError(problem(where, f"{CONFIG} is no object"))
-    kinds = list(dict.fromkeys(k.peft_type for k in KINDS.values()))
-    if config.get("peft_type") not in kinds:
-        raise AdapterError(
-            problem(where, "unsupported peft_type", got=config.get("peft_type"), expected=", ".join(kinds))
-        )
-    initial = config.pop("init_lora_weights", True)
-    if initial not in INITIAL:
-        remedy = "Save it in PEFT with path_initial_model_for_weight_conversion."
-        raise AdapterError(problem(where, "unsupported init_lora_weights", got=initial, remedy=remedy))
+        raise AdapterError(problem(where, f"{CONFIG} is not a JSON object"))
+    peft_type = config.get("peft_type")
+    kinds = {name: kind for name, kind in KINDS.items() if kind.peft_type == peft_type}
+    if not kinds:
+        expected = ", ".join(dict.fromkeys(kind.peft_type for kind in KINDS.values()))
+        raise AdapterError(problem(where, "unsupported peft_type", got=peft_type, expected=expected))
+    known = IGNORED.union(*((*kind.reads, *kind.ignores) for kind in kinds.values()))
     for key, value in config.items():
-        if key not in IGNORED | READ and value not in (None, False, "none", "", [], {}):
+        if key not in known and value not in OFF:
             raise AdapterError(problem(where, f"unsupported {key}", got=value))
-    return config
+    return config, kinds
 
 
-def _layer_tensors(where: str, folder: Path) -> dict[str, Tensors]:
-    """Module name → PEFT's name of a tensor → tensor."""
+def _read_layers(where: str, folder: Path, kinds: Mapping[str, Kind]) -> tuple[dict[str, Tensors], Tensors]:
+    """Tensors of each layer, by layer and PEFT's tensor name; and the tensors kept once per file."""
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         remedy = "Save it again with safetensors: nothing is unpickled here."
         raise AdapterError(problem(where, "adapter_model.bin is a pickle", remedy=remedy))
     layers: dict[str, Tensors] = {}
-    known = {name for kind in KINDS.values() for name in kind.tensors}
     for key, t in read_tensors(folder / WEIGHTS)[0].items():
-        bare = key.removesuffix(".weight") if key.endswith("lora_magnitude_vector.weight") else key  # older PEFT
-        name = next((k for k in known if bare.startswith(PREFIX) and bare.endswith(f".{k}")), None)
-        if name is None:
-            raise AdapterError(problem(where, f"unsupported tensor {key}"))
-        if t.dtype not in DTYPES.values() or not t.isfinite().all():
-            raise AdapterError(problem(where, f"NaN, Inf or no floating-point numbers in {key}"))
-        layers.setdefault(bare.removeprefix(PREFIX).removesuffix(f".{name}"), {})[name] = t
+        layer, name = _split(where, key, kinds)
+        integer = any(name in kind.integers for kind in kinds.values())
+        if t.dtype not in (INTEGERS if integer else DTYPES.values()):
+            expected = "integers" if integer else "floating-point numbers"
+            raise AdapterError(problem(where, f"wrong dtype of {key}", got=t.dtype, expected=expected))
+        if not t.isfinite().all():
+            raise AdapterError(problem(where, f"NaN or Inf in {key}"))
+        layers.setdefault(layer, {})[name] = t
+    of_file = layers.pop(FILE, {})
     if not layers:
-        raise AdapterError(problem(where, "no tensors"))
-    return layers
+        raise AdapterError(problem(where, f"no tensors of a layer in {WEIGHTS}"))
+    return layers, of_file
 
 
-def _kind_of(where: str, config: dict[str, Any], layers: dict[str, Tensors]) -> tuple[str, Kind]:
-    """The variant and kind that all layers agree on."""
-    kinds = {
-        n: k
-        for n, k in KINDS.items()
-        if k.peft_type == config["peft_type"] and all(config.get(f, False) is v for f, v in k.flags.items())
-    }
-    if not kinds:
-        raise AdapterError(problem(where, "unusable use_dora", got=config.get("use_dora"), expected="true or false"))
+def _split(where: str, key: str, kinds: Mapping[str, Kind]) -> tuple[str, str]:
+    """Layer (or FILE) and tensor name of a key of the tensor file."""
+    for kind in kinds.values():
+        for name in (*kind.tensors, *kind.optional, *kind.aliases):
+            layer = key.removeprefix(LAYER_PREFIX).removesuffix(f".{name}")
+            if key == f"{LAYER_PREFIX}{layer}.{name}" and layer != FILE:
+                return layer, kind.aliases.get(name, name)
+        if kind.of_file is not None and re.fullmatch(re.escape(FILE_PREFIX) + kind.of_file, key):
+            return FILE, key.removeprefix(FILE_PREFIX)
+    raise AdapterError(problem(where, f"unsupported tensor {key}"))
+
+
+def _kind_of(where: str, config: Fields, kinds: dict[str, Kind], layers: dict[str, Tensors]) -> tuple[str, Kind]:
+    """The variant and kind that config and tensors agree on."""
+    for flag in {f for kind in kinds.values() for f in kind.flags}:
+        values = [kind.flags.get(flag, False) for kind in kinds.values()]
+        if (got := config.get(flag, False)) not in values:
+            expected = " or ".join(json.dumps(v) for v in values)
+            raise AdapterError(problem(where, f"unusable {flag}", got=got, expected=expected))
+        kinds = {n: k for n, k in kinds.items() if k.flags.get(flag, False) == got}
+    first: dict[str, str] = {}  # variant → the first layer of its kind
     for layer, tensors in layers.items():
-        optional = {"delora_w_norm"}
-        named = {n: k for n, k in kinds.items() if set(k.tensors) - optional == tensors.keys() - optional}
-        kinds, before = {n: k for n, k in named.items() if k.fits(tensors)}, kinds
-        if not kinds and len(before) == 1 and "ia3_l" in tensors:
-            remedy = "A variant here gates inputs or outputs, not both."
-            raise AdapterError(problem(where, "unsupported feedforward_modules beside other targets", remedy=remedy))
-        if not kinds:
+        name = next((n for n, kind in kinds.items() if kind.holds(tensors)), None)
+        if name is None:
             got = {k: tuple(t.shape) for k, t in tensors.items()}
-            expected = " or ".join(", ".join(k.tensors) for k in before.values())
+            expected = " or ".join(", ".join((*k.tensors, *(f"[{o}]" for o in k.optional))) for k in kinds.values())
             raise AdapterError(problem(where, f"wrong tensors of layer {layer}", got=got, expected=expected))
-    return next(iter(kinds.items()))
+        first.setdefault(name, layer)
+    if len(first) > 1:
+        both = " and ".join(f"{n} ({layer})" for n, layer in first.items())
+        remedy = "One adapter here is one variant: save the layers of each kind in a folder of their own."
+        raise AdapterError(problem(where, f"layers of different kinds, {both}", remedy=remedy))
+    (name,) = first
+    return name, kinds[name]
 
 
-def _own_targets(model: nn.Module, names: Iterable[str]) -> Any:
+def _own_targets(model: nn.Module, layers: Iterable[str]) -> Any:
     """A preset or regex that selects exactly these layers."""
-    last = "|".join(sorted({re.escape(n.rpartition(".")[2]) for n in names}))
+    last = "|".join(sorted({re.escape(n.rpartition(".")[2]) for n in layers}))
     for targets in (*PRESETS, rf"(^|\.)({last})$"):
         try:
             matched = select_targets(model, Config(targets=targets))
         except AdapterError:  # no match
             continue
-        if set(matched) == set(names):
+        if set(matched) == set(layers):
             return targets
-    return exact_names(names)
+    return exact_names(layers)
 
 
-def _layer_config(cfg: Any, kind: Kind, config: dict[str, Any], layer: str, tensors: Tensors) -> Any:
+def _layer_config(cfg: Any, kind: Kind, config: Fields, layer: str, tensors: Tensors) -> Any:
+    """Our config with the layer's own rank and alpha."""
     if kind.rank is None:
         return cfg
     own = {"r": _pattern(config, "rank_pattern", layer, cfg.r)}
@@ -238,7 +257,16 @@ def _layer_config(cfg: Any, kind: Kind, config: dict[str, Any], layer: str, tens
     return replace(cfg, **own)
 
 
-def _pattern(config: dict[str, Any], key: str, layer: str, default: Any) -> Any:
+def _basis(variant: str, kind: Kind, cfg: Any, layer: str, tensors: Tensors, o: int, i: int) -> Tensors:
+    """The layer's frozen tensors, where the file holds them; empty where the variant computes them from the weight."""
+    basis = kind.basis(cfg, tensors, o, i)
+    got, expected = {k: tuple(t.shape) for k, t in basis.items()}, VARIANTS[variant].stored_basis(cfg, False, o, i)
+    if basis and got != expected:
+        raise AdapterError(problem(layer, "wrong shape of a frozen tensor", got=got, expected=str(expected)))
+    return basis
+
+
+def _pattern(config: Fields, key: str, layer: str, default: Any) -> Any:
     """The value of the first regex that matches the end of the layer's name, as PEFT looks it up."""
     for pattern, value in (config.get(key) or {}).items():
         if not harmless(pattern):
@@ -255,7 +283,7 @@ def _fill(where: str, layer: str, site: Variant, kind: Kind, tensors: Tensors) -
         values = kind.read(site, tensors)
     except AdapterError as error:
         raise AdapterError(problem(where, f"layer {layer}: {error}")) from None
-    except RuntimeError as error:
+    except (RuntimeError, LookupError) as error:
         raise AdapterError(problem(where, f"{wrong} ({error})")) from None
     for name, p in site.parameters().items():
         if values[name].shape != p.shape:

@@ -1,178 +1,81 @@
-"""Which of PEFT's kinds computes the same function as which variant, and how their tensors and fields translate.
+"""The file format of one of PEFT's adapter types, for the variant here that computes the same function.
 
-Written from PEFT 0.21's files and layers. A variant without an entry that is linear in x goes out as plain LoRA.
+`adapters/_peft_<variant>.py` defines `KIND` and is found by its name. A variant without such a file that is linear in x
+is written as plain LoRA. Only `_peft.py` imports these files: they exchange adapters and cannot change a result.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from adapters._contract import Variant
-from adapters._errors import AdapterError, problem
-
 Tensors = dict[str, Tensor]
+Fields = dict[str, Any]  # of adapter_config.json
+FILE = ""  # stands for a layer's name at tensors that PEFT keeps once per file, such as VeRA's projections
 
 
-@dataclass(frozen=True)
+def _all_tensors_to_each_layer(layers: dict[str, Tensors], of_file: Tensors, config: Fields) -> dict[str, Tensors]:
+    return {name: tensors | of_file for name, tensors in layers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One of PEFT's kinds beside the variant that computes the same.
+    """One variant's format in PEFT's folders. Tensor and field names are PEFT's (0.21) unless marked as ours.
 
-    write: PEFT's tensors of one layer, from our site (in fp64). read: our tensors, from the attached site and PEFT's.
-    fields: more of adapter_config.json, from our config, the layers' ranks and `target_modules`. settings: our config's
-    fields, from it. flags: what in the config tells it from other kinds of its peft_type. fits: the same, told from a
-    layer's tensors. rank: r of a layer. padded: a layer's tensors at a larger r, where PEFT has one r for all layers.
-    can_write: whether PEFT's kind covers this config; otherwise it is written as plain LoRA.
+    The format
+    peft_type, flags: what the config says; flags separate kinds that share a peft_type.
+    tensors, optional: names of a layer's tensors: always there; there or not.
+    integers: those among them that hold indices. aliases: other names for them, from other versions of PEFT.
+    of_file: regex of the names of tensors that are kept once per file.
+    reads, ignores: fields that `settings` and this module read; fields that a trained adapter does not depend on. Any
+        other field is accepted only when it says "off".
+
+    Export, in fp64
+    write: sites by layer name → tensors by layer name, those of the file under the name FILE.
+    fields: our config, ranks by layer name, target_modules → fields besides the common ones.
+    can_write: False where PEFT has no form for this config: it is written as plain LoRA, if linear.
+
+    Import
+    settings: the file's config → fields of our config. Raises AdapterError on a value that is not supported.
+    fits: whether a layer's tensors are of this kind, where names do not tell.
+    rank: r of a layer from its tensors, where layers may differ in r (`rank_pattern`).
+    spread: gives each layer (in the model's order) its part of the file's tensors; the default gives all to each.
+    basis: our config, a layer's tensors, o, i → our frozen tensors `basis_*` (those of `stored_basis`), where the file
+        holds them. Raises AdapterError on indices out of range.
+    read: our site, a layer's tensors → our trainable tensors `lora_*`.
     """
 
     peft_type: str
     tensors: tuple[str, ...]
-    write: Callable[[Any], Tensors]
+    write: Callable[[Mapping[str, Any]], dict[str, Tensors]]
     read: Callable[[Any, Tensors], Tensors]
-    fields: Callable[[Any, dict[str, int], Any], dict[str, Any]]
-    settings: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
+    fields: Callable[[Any, dict[str, int], list[str] | str], Fields]
+    settings: Callable[[Fields], Fields] = lambda config: {}
     flags: Mapping[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    of_file: str | None = None
+    reads: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+    can_write: Callable[[Any], bool] = lambda cfg: True
     fits: Callable[[Tensors], bool] = lambda tensors: True
     rank: Callable[[Tensors], int] | None = None
-    padded: Callable[[Tensors, int], Tensors] = lambda tensors, r: tensors
-    can_write: Callable[[Any], bool] = lambda cfg: True
+    spread: Callable[[dict[str, Tensors], Tensors, Fields], dict[str, Tensors]] = _all_tensors_to_each_layer
+    basis: Callable[[Any, Tensors, int, int], Tensors] = lambda cfg, tensors, o, i: {}
+
+    def holds(self, tensors: Tensors) -> bool:
+        """Whether a layer with these tensors can be one of this kind."""
+        names = tensors.keys()
+        return set(self.tensors) <= names <= {*self.tensors, *self.optional} and self.fits(tensors)
 
 
-# -- the table's longer entries ----------------------------------------------------------------------------------------
-def _write_factors(site: Variant) -> Tensors:
-    factors = site.factors()
-    if factors is None:
-        raise AdapterError(problem(site.name, "neither linear in x nor one of PEFT's kinds; it cannot be exported"))
-    P, Q = factors
-    if P.shape[1] > min(site.o, site.i):  # e.g. pissa's 2r: no matrix has a larger rank than its smaller side
-        W = P @ Q
-        P, Q = (W, torch.eye(site.i).to(W)) if site.i <= site.o else (torch.eye(site.o).to(W), W)
-    return {"lora_A.weight": Q, "lora_B.weight": P}
-
-
-def _read_magnitude(site: Any, tensors: Tensors) -> Tensor:
-    """δ from m = m₀(1 + δ); a row of W that is zero has no δ."""
-    m0 = site.basis_square.double().sqrt()  # (o,)
-    m = tensors["lora_magnitude_vector"].to(m0)
-    if (m[m0 == 0] != 0).any():
-        raise AdapterError(problem("lora_magnitude_vector", "is not zero where the base weight's row is"))
-    return torch.where(m0 == 0, 0, m / m0 - 1)
-
-
-def _read_delora(site: Any, tensors: Tensors) -> Tensors:
-    w = tensors.get("delora_w_norm", site.basis_w)
-    tolerance = 1e-5 if w.dtype in (torch.float32, torch.float64) else 1e-2
-    if not torch.allclose(w.to(site.basis_w), site.basis_w, rtol=tolerance, atol=0):
-        raise AdapterError(problem("delora_w_norm", "these are not the column norms of this model's weight"))
-    return {f"lora_{k}": tensors[f"delora_{k}"] for k in ("A", "B", "lambda")}
-
-
-def _lora_fields(cfg: Any, ranks: dict[str, int], targets: Any) -> dict[str, Any]:
-    common = Counter(ranks.values()).most_common(1)[0][0]
-    pattern = {f"^{re.escape(n)}": r for n, r in ranks.items() if r != common}  # PEFT appends $
-    return {"r": common, "lora_alpha": common, "rank_pattern": pattern, "alpha_pattern": pattern, "bias": "none"}
-
-
-def _lora_settings(config: dict[str, Any]) -> dict[str, Any]:
-    scaling = "rslora" if config.get("use_rslora", False) else "standard"
-    return {"r": config["r"], "alpha": config["lora_alpha"], "scaling": scaling}
-
-
-def _delora_fields(cfg: Any, ranks: dict[str, int], targets: Any) -> dict[str, Any]:
-    lora = _lora_fields(cfg, ranks, targets)
-    return {"r": lora["r"], "rank_pattern": lora["rank_pattern"], "delora_lambda": cfg.lambda0}
-
-
-def _more_reflections(tensors: Tensors, r: int) -> Tensors:
-    """Two equal reflections are the identity, and in pairs along one axis exactly so."""
-    u = tensors["hra_u"]  # (i, fewer)
-    pad = torch.zeros(len(u), r - u.shape[1]).to(u)
-    pad[:1] = 1
-    return {"hra_u": torch.cat((u, pad), 1)}
-
-
-PAIR = ("lora_A.weight", "lora_B.weight")
-KINDS = {
-    "lora": Kind(
-        peft_type="LORA",
-        tensors=PAIR,
-        write=_write_factors,
-        read=lambda site, t: {"lora_A": t[PAIR[0]], "lora_B": t[PAIR[1]]},
-        fields=_lora_fields,
-        settings=_lora_settings,
-        flags={"use_dora": False},
-        rank=lambda t: len(t[PAIR[0]]),
-    ),
-    "dora": Kind(
-        peft_type="LORA",
-        tensors=(*PAIR, "lora_magnitude_vector"),
-        write=lambda site: {
-            PAIR[0]: site.lora_A,
-            PAIR[1]: site.scale * site.lora_B,
-            "lora_magnitude_vector": site.basis_square.sqrt() * (1 + site.lora_delta),
-        },
-        read=lambda site, t: {"lora_A": t[PAIR[0]], "lora_B": t[PAIR[1]], "lora_delta": _read_magnitude(site, t)},
-        fields=_lora_fields,
-        settings=_lora_settings,
-        flags={"use_dora": True},
-        rank=lambda t: len(t[PAIR[0]]),
-    ),
-    "delora": Kind(
-        peft_type="DELORA",
-        tensors=("delora_A", "delora_B", "delora_lambda", "delora_w_norm"),
-        write=lambda site: {
-            "delora_A": site.lora_A,
-            "delora_B": site.lora_B,
-            "delora_lambda": site.lora_lambda,
-            "delora_w_norm": site.basis_w,
-        },
-        read=_read_delora,
-        fields=_delora_fields,
-        settings=lambda config: {"r": config["r"], "lambda0": config["delora_lambda"]},
-        rank=lambda t: len(t["delora_A"]),
-        can_write=lambda cfg: not cfg.residual_init,
-    ),
-    "ia3": Kind(
-        peft_type="IA3",
-        tensors=("ia3_l",),
-        write=lambda site: {"ia3_l": 1 + site.lora_delta.unsqueeze(1)},
-        read=lambda site, t: {"lora_delta": t["ia3_l"].double().squeeze(1) - 1},
-        fields=lambda cfg, ranks, targets: {"feedforward_modules": []},
-        fits=lambda t: t["ia3_l"].shape[1:] == (1,),
-    ),
-    "ia3_ff": Kind(
-        peft_type="IA3",
-        tensors=("ia3_l",),
-        write=lambda site: {"ia3_l": 1 + site.lora_delta.unsqueeze(0)},
-        read=lambda site, t: {"lora_delta": t["ia3_l"].double().squeeze(0) - 1},
-        fields=lambda cfg, ranks, targets: {"feedforward_modules": targets},
-        fits=lambda t: t["ia3_l"].dim() == 2 and t["ia3_l"].shape[0] == 1,
-    ),
-    "hra": Kind(
-        peft_type="HRA",
-        tensors=("hra_u",),
-        write=lambda site: {"hra_u": site.lora_U.T},
-        read=lambda site, t: {"lora_U": t["hra_u"].T},
-        fields=lambda cfg, ranks, targets: {"r": max(ranks.values()), "apply_GS": False},
-        settings=lambda config: {"r": config["r"]},
-        rank=lambda t: t["hra_u"].shape[-1],
-        padded=_more_reflections,
-    ),
-    "road": Kind(
-        peft_type="ROAD",
-        tensors=("road_theta", "road_alpha"),
-        write=lambda site: {"road_theta": site.lora_theta, "road_alpha": 1 + site.lora_scale},
-        read=lambda site, t: {"lora_theta": t["road_theta"], "lora_scale": t["road_alpha"].double() - 1},
-        fields=lambda cfg, ranks, targets: {"variant": f"road_{cfg.kind}", "group_size": cfg.group_size},
-        settings=lambda config: {
-            "kind": {"road_1": 1, "road_2": 2, "road_4": 4}[config["variant"]],
-            "group_size": config["group_size"],
-        },
-    ),
-}
+def discover_kinds(variants: Iterable[str]) -> dict[str, Kind]:
+    """variant → KIND of adapters/_peft_<variant>.py, for the variants that have one."""
+    names = [name for name in variants if importlib.util.find_spec(f"adapters._peft_{name}") is not None]
+    return {name: importlib.import_module(f"adapters._peft_{name}").KIND for name in names}

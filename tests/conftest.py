@@ -17,7 +17,11 @@ from harness.config.compose import compositions
 from harness.config.job import Job
 from harness.config.schema import register
 from harness.config.validate import job_from
+from harness.data.load import Data, load_data
 from harness.data.tokenize import Example
+from harness.inputs.fingerprints import Fingerprinter
+from harness.records.ids import science
+from harness.records.plan import plan
 
 EOS, PAD = "<|end|>", "<|pad|>"
 
@@ -183,3 +187,16 @@ def small_job(overrides: list[str]) -> Iterator[Callable[..., Job]]:
 
     yield make
     torch.set_num_threads(threads)
+
+
+def run_id_of(job: Job) -> str:
+    return plan(job).id
+
+
+def science_of(job: Job, *, typed: bool = False) -> dict[str, Any]:
+    return science(job, Fingerprinter().of(job, typed_only=typed), typed=typed)
+
+
+def data_of(job: Job, tokenizer: Any) -> Data:
+    """What a run of this job reads."""
+    return load_data(job, tokenizer, Fingerprinter().of(job))

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from harness.paths import ROOT
 from harness.records.plan import plan
 from harness.records.store import write_record
-from harness.reevaluate import evaluate_again, rescore
+from harness.reevaluate import evaluate, rescore
 from harness.run import _loaded, run
 
 WORDS = ["benchmark=tiny", "variant=lora", "device=cpu", "threads=1", "eval.limit=8", "eval.max_new_tokens=24"]
@@ -112,7 +112,7 @@ def test_evaluated_again_it_is_the_same(
         assert done.returncode == 0, done.stderr
         output = done.stdout
     else:
-        evaluate_again(folder.name, str(folder.parent), split, limit=None, device="cpu")
+        evaluate(folder.name, str(folder.parent), split, limit=None, device="cpu")
         output = capsys.readouterr().out
     assert "the same questions are right" in output
     assert f"({record[split]['correct']}/8, 95 % interval)" in output
@@ -142,7 +142,7 @@ def test_what_was_changed_since_is_named(finished: tuple[Path, dict[str, Any], s
         (other / name).write_bytes((folder / name).read_bytes())
     write_record(other, record | {"science": record["science"] | {"data.test": "sha256:x"}})
     with pytest.raises(SystemExit, match=r": not what it was: data.test\. Restore it, or run it again\.$"):
-        evaluate_again(folder.name, str(tmp_path), "test", limit=None, device="cpu")
+        evaluate(folder.name, str(tmp_path), "test", limit=None, device="cpu")
     write_record(other, record)
     lines = (other / "predictions.jsonl").read_text().splitlines()
     (other / "predictions.jsonl").write_text("\n".join(lines[:-1]))
@@ -168,7 +168,7 @@ def test_the_floor_trains_nothing(small_job: Any) -> None:
     assert record["forgetting"]["nats"] == 0
     assert record["cost"]["added_macs_per_token"] == 0
     assert record["health"]["base_unchanged"] is True
-    evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
+    evaluate(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
 
 
 def test_the_ceiling_trains_everything_and_gives_the_base_back(small_job: Any, model: Any, capsys: Any) -> None:
@@ -182,7 +182,7 @@ def test_the_ceiling_trains_everything_and_gives_the_base_back(small_job: Any, m
     (_, kept), *_ = _loaded.values()
     assert all(torch.equal(p, q) for p, q in zip(kept.parameters(), model.parameters(), strict=True))
     assert not any(p.grad is not None for p in kept.parameters())
-    evaluate_again(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
+    evaluate(record["run_id"], str(job.runs_dir), "test", limit=None, device="cpu")
     assert "the same questions are right" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -10,33 +11,14 @@ from torch import Tensor, nn
 
 import adapters as ad
 from adapters._contract import Calibration
+from adapters._registry import variant_has_sites
+from tests.oracles import oracle
 
 VOCABULARY, HIDDEN, WIDE = 13, 16, 24
-SMALL = {"r": 8, "lora_rank": 3, "block": 3, "group_size": 4}
-HAS_SITES = [n for n in ad.VARIANTS if n not in ("none", "full")]
-# Settings that change the formula, each beside the variant's defaults.
-SETTINGS: list[tuple[str, dict[str, Any]]] = [(n, {}) for n in HAS_SITES] + [
-    (n, kw)
-    for n, kw in (
-        ("lora", {"scaling": "rslora"}),
-        ("pissa", {"alpha": 3.0}),
-        ("dora", {"scaling": "rslora"}),
-        ("delora", {"residual_init": True}),
-        ("antipasto", {"coeff": 0.5}),
-        ("antipasto", {"calibrated": True}),
-        ("antipasto_arrow", {"block": 8}),
-        ("antipasto_rot", {"coeff": -0.7}),
-        ("antipasto_ablate", {"k": 3, "coeff": 0.5}),
-        ("antipasto_ablate", {"cov_orient": True}),
-        ("antipasto_ablate", {"calibrated": True}),
-        ("antipasto_corda", {"coeff": -0.6, "cov_eps": 0.1}),
-        ("eva", {"rho": 2.0}),
-        ("lora_xs", {"alpha": 3.0}),
-        ("road", {"kind": 2}),
-        ("road", {"kind": 4}),
-    )
-    if n in ad.VARIANTS
-]
+HAS_SITES = [n for n, variant in ad.VARIANTS.items() if variant_has_sites(variant)]
+# Every variant's defaults, and the settings that its oracle's file lists.
+SETTINGS: list[tuple[str, dict[str, Any]]] = [(n, {}) for n in HAS_SITES]
+SETTINGS += [(n, kw) for n in HAS_SITES for kw in oracle(n, "SETTINGS", [])]
 IDS = ["-".join([n, *(f"{k}={v}" for k, v in kw.items())]) for n, kw in SETTINGS]
 
 
@@ -88,11 +70,17 @@ def tokens(n: int = 4, t: int = 6, seed: int = 1) -> Tensor:
     return torch.randint(VOCABULARY, (n, t), generator=torch.Generator().manual_seed(seed))
 
 
+def rank_multiple(name: str) -> int | None:
+    """What the variant's r must be a multiple of; None for variants without r."""
+    rank = {f.name: f for f in fields(ad.VARIANTS[name].Config)}.get("r")
+    return rank and rank.metadata.get("multiple", 1)
+
+
 def small(name: str, **settings: Any) -> Any:
     """The variant's config at toy size, on every matched layer of its default targets."""
-    config = ad.VARIANTS[name].Config
-    names = {f.name for f in fields(config)}
-    return config(**{k: v for k, v in SMALL.items() if k in names} | settings)
+    multiple = rank_multiple(name)
+    rank = {"r": math.ceil(8 / multiple) * multiple} if multiple else {}
+    return ad.VARIANTS[name].Config(**(rank | oracle(name, "SMALL", {}) | settings))
 
 
 CALIBRATION = [tokens(8, 6, seed=s) for s in (7, 8)]

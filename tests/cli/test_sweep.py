@@ -18,10 +18,10 @@ import torch
 from harness.cli.preflight import preflight
 from harness.inputs.base_model import load_model
 from harness.paths import ROOT
-from harness.records.ids import make_id
 from harness.records.plan import begin, plan
 from harness.records.store import read_record, read_records, write_record
 from harness.run import _loaded, run
+from tests.conftest import run_id_of
 from tests.programs import BROKEN, records, results, train, with_words
 
 
@@ -31,7 +31,7 @@ def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any,
     done, stale, begun = (small_job(f"seed={n}") for n in range(3))
     for job in (done, stale):
         run(job)
-    folder = stale.runs_dir / make_id(stale)
+    folder = stale.runs_dir / run_id_of(stale)
     write_record(folder, (read_record(folder) or {}) | {"code_hash": "x"})
     begin(plan(begun), "")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
@@ -44,9 +44,9 @@ def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any,
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 12
     listed = {line.split()[1]: line for line in reversed(lines)}
-    expected = {make_id(done): "skip", make_id(stale): "refuse", make_id(begun): "resume"}
+    expected = {run_id_of(done): "skip", run_id_of(stale): "refuse", run_id_of(begun): "resume"}
     assert {name: listed[name].split()[0] for name in expected} == expected
-    assert "not with the same code of lora" in listed[make_id(stale)]
+    assert "not with the same code of lora" in listed[run_id_of(stale)]
     assert sum("the same run as above" in line for line in lines) == 3  # ia3 has no rank
     assert re.fullmatch(r"12 jobs: 6 to run, 1 to resume, 4 to skip, 1 to refuse; about \d+ s one after another", last)
 
@@ -111,7 +111,7 @@ def test_a_finished_run_of_other_code_is_named_and_kept(overrides: list[str], sm
     """Refused in a sweep as in a single run: the old record stays, the exit code says so."""
     job = small_job()
     run(job)
-    folder = job.runs_dir / make_id(job)
+    folder = job.runs_dir / run_id_of(job)
     old = (read_record(folder) or {}) | {"code_hash": "x"}
     write_record(folder, old)
     done = train("-m", *with_words(overrides, "seed=0,1"))

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from harness.config.compose import compositions
 from harness.config.validate import job_from
 from harness.paths import CONF
-from harness.records.ids import make_id
 from harness.run import run
+from tests.conftest import run_id_of
 from tests.programs import with_words
 
 
@@ -44,7 +44,7 @@ def test_every_axis_in_one_line_and_axes_a_variant_lacks(cache_dir: Path) -> Non
     """variant × rank × lora_rank × lr × quantization × seed; for a variant without an axis it is the same run."""
     words = ["benchmark=tiny", "variant=antipasto_dplr,lora,ia3", "rank=4,8", "lora_rank=2,4", "lr=1e-3,1e-2"]
     words += ["quantization=none,4bit", "seed=0,1", f"cache_dir={cache_dir}"]
-    ids = [make_id(job_from(c)) for c in compositions(words, multirun=True)]
+    ids = [run_id_of(job_from(c)) for c in compositions(words, multirun=True)]
     assert len(ids) == 3 * 2**5
     per_variant = {v: {i for i in ids if f"__{v}__" in i} for v in ("antipasto_dplr", "lora", "ia3")}
     assert [len(found) for found in per_variant.values()] == [32, 16, 8]
@@ -79,7 +79,7 @@ def test_a_grid_around_the_default_has_round_rates(cache_dir: Path) -> None:
     words = ["benchmark=tiny", "experiment=lr_grid", "variant=lora,hra", f"cache_dir={cache_dir}"]
     jobs = [job_from(c) for c in compositions(words, multirun=True)]
     assert [j.lr for j in jobs if j.variant == "lora"] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
-    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", make_id(j)) for j in jobs)
+    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", run_id_of(j)) for j in jobs)
 
 
 def test_sweeps_compose_every_combination() -> None:

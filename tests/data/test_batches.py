@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from harness.config.compose import compositions
 from harness.config.validate import job_from
 from harness.data.batches import batches, calibration_batches
-from harness.data.load import load_data
 from harness.data.tokenize import Example
 from harness.hashing import sha256
 from harness.inputs.base_model import load_tokenizer
 from harness.paths import ROOT
+from tests.conftest import data_of
 
 
 def of_lengths(lengths: list[int]) -> list[Example]:
@@ -69,7 +69,7 @@ def test_order_of_the_published_records(tmp_path: Path, small_job: Any) -> None:
     record = json.loads(path.read_text())
     (cfg,) = compositions(["benchmark=tiny", "variant=lora", f"cache_dir={tmp_path}", "threads=1"], multirun=False)
     job = job_from(cfg)
-    read = load_data(job, load_tokenizer(job.model))
+    read = data_of(job, load_tokenizer(job.model))
     order = list(batches(read.train, steps=job.steps, batch_size=job.batch_size, seed=job.seed))
     assert sha256(order) == record["provenance"]["order_hash"]
     assert record["data"].items() <= read.counts.items()
@@ -78,7 +78,7 @@ def test_order_of_the_published_records(tmp_path: Path, small_job: Any) -> None:
 def test_examples_are_chosen_as_from_a_list(small_job: Any, tokenizer: Any) -> None:
     """Batches, calibration examples and slices of the mapped examples are those of the same examples in a list."""
     job = small_job("train.calibration_examples=9", "variant=eva")
-    mapped = load_data(job, tokenizer).train
+    mapped = data_of(job, tokenizer).train
     plain = list(mapped)
     assert mapped[-1] == plain[-1]
     assert mapped[5:2:-1] == plain[5:2:-1]

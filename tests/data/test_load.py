@@ -11,10 +11,10 @@ import pytest
 
 from harness.config.validate import BadInput
 from harness.data.held_out import hold_out, normalised
-from harness.data.load import Data, load_data
+from harness.data.load import Data
 from harness.data.tokenize import _encode, prompt_ids, tokenize
 from harness.inputs.rows import Question
-from tests.conftest import query_of, write_jsonl
+from tests.conftest import data_of, query_of, write_jsonl
 
 PROMPT = "Question: {query} Think step by step.\nAnswer:"
 
@@ -25,9 +25,9 @@ def contents(read: Data) -> tuple[Any, ...]:
 
 def test_every_variant_sees_the_same_samples(small_job: Any, tokenizer: Any) -> None:
     jobs = [small_job(f"variant={v}", *more) for v, *more in (("lora", "rank=3"), ("full",), ("antipasto", "lr=1e-4"))]
-    read = [contents(load_data(job, tokenizer)) for job in jobs]
+    read = [contents(data_of(job, tokenizer)) for job in jobs]
     assert read[0] == read[1] == read[2]
-    floor = load_data(small_job("variant=none"), tokenizer)  # reads no training data, answers the same questions
+    floor = data_of(small_job("variant=none"), tokenizer)  # reads no training data, answers the same questions
     assert (floor.train, floor.valid, floor.test) == ([], *read[0][1:3])
 
 
@@ -35,7 +35,7 @@ def test_every_variant_sees_the_same_samples(small_job: Any, tokenizer: Any) -> 
 def test_no_training_row_comes_from_a_held_out_question(small_job: Any, tokenizer: Any, data_dir: Path) -> None:
     """Rows that differ from the question in case, space and punctuation included; their number is in the record."""
     job = small_job("benchmark.valid_size=9", "benchmark.max_length=100000")
-    read = load_data(job, tokenizer)
+    read = data_of(job, tokenizer)
     assert len(read.valid) == 9
     rows = [json.loads(line) for line in (data_dir / "train.jsonl").read_text().splitlines()]
     asked = {q.text for q in read.valid}
@@ -56,7 +56,7 @@ def test_no_training_row_comes_from_a_held_out_question(small_job: Any, tokenize
 
 
 def test_validation_is_the_same_for_every_seed_and_order(small_job: Any, tokenizer: Any) -> None:
-    by_seed = [contents(load_data(small_job(f"seed={s}"), tokenizer)) for s in (0, 7)]
+    by_seed = [contents(data_of(small_job(f"seed={s}"), tokenizer)) for s in (0, 7)]
     assert by_seed[0] == by_seed[1]
     asked = [Question(query_of(k), "1") for k in range(50)]
     chosen, keys = hold_out(asked, 20)
@@ -74,7 +74,7 @@ def test_training_data_without_originals_is_said(
     """A row that repeats a question can be found by its text, whatever the column says; another cannot, and that is
     counted and said: the same from the cache, and once per process.
     """
-    asked = load_data(small_job(), tokenizer).valid[0].text
+    asked = data_of(small_job(), tokenizer).valid[0].text
     rows = [{"query": query_of(100 + k), "original_question": query_of(k), "response": "1"} for k in range(100, 111)]
     rows[3] = {"query": f"  {asked.upper()} ", "response": "1"}
     rows[5] |= {"query": asked}  # says that it comes from another question
@@ -87,8 +87,8 @@ def test_training_data_without_originals_is_said(
         caplog.clear()
         capsys.readouterr()
         with caplog.at_level(logging.WARNING):
-            counts = load_data(job, tokenizer).counts
-            assert load_data(job, tokenizer).counts == counts
+            counts = data_of(job, tokenizer).counts
+            assert data_of(job, tokenizer).counts == counts
         assert (counts["train_rows"], counts["removed_for_validation"], counts["train_examples"]) == (11, 2, 9)
         assert (counts["without_original"], counts["removed_identical"]) == (3, 1)
         assert caplog.messages == [
@@ -129,7 +129,7 @@ def test_prompts_that_are_no_prefix(small_job: Any, tokenizer: Any, tmp_path: Pa
 
     monkeypatch.setattr("harness.data.tokenize._encode", merging)
     job = small_job(f"data.train.path={write_jsonl(tmp_path / 'rare.jsonl', rows)}")
-    read = load_data(job, tokenizer)
+    read = data_of(job, tokenizer)
     assert (read.counts["unfit"], read.counts["train_examples"], len(read.train)) == (2, 248, 248)
     for k in (10, 20):
         rows[k]["query"] = "MERGED"
@@ -137,23 +137,23 @@ def test_prompts_that_are_no_prefix(small_job: Any, tokenizer: Any, tmp_path: Pa
     with pytest.raises(
         BadInput, match=r"^benchmark.prompt: its tokens .*, in 4 of 250 rows \(first .*many.jsonl:11\), "
     ):
-        load_data(job, tokenizer)
+        data_of(job, tokenizer)
     assert not list(job.cache_dir.rglob("*.part"))
 
 
 def test_over_long_examples_are_dropped_whole_and_counted(small_job: Any, tokenizer: Any) -> None:
-    everything = load_data(small_job("benchmark.max_length=100000"), tokenizer)
+    everything = data_of(small_job("benchmark.max_length=100000"), tokenizer)
     lengths = sorted(len(e.ids) for e in everything.train)
     limit = lengths[len(lengths) // 2]
-    half = load_data(small_job(f"benchmark.max_length={limit}"), tokenizer)
+    half = data_of(small_job(f"benchmark.max_length={limit}"), tokenizer)
     assert list(half.train) == [e for e in everything.train if len(e.ids) <= limit]
     assert half.counts["over_long"] == len(everything.train) - len(half.train) > 0
     with pytest.raises(BadInput, match=r"^data.train: no example left .*'over_long': 48.* Raise benchmark"):
-        load_data(small_job("benchmark.max_length=8"), tokenizer)
+        data_of(small_job("benchmark.max_length=8"), tokenizer)
 
 
 def test_limit_takes_the_first_questions(small_job: Any, tokenizer: Any) -> None:
     """Of both splits, and without changing what is held out of training."""
-    all_of_it, some = (load_data(small_job(w), tokenizer) for w in ("eval.limit=null", "eval.limit=3"))
+    all_of_it, some = (data_of(small_job(w), tokenizer) for w in ("eval.limit=null", "eval.limit=3"))
     assert (some.valid, some.test) == (all_of_it.valid[:3], all_of_it.test[:3])
     assert list(some.train) == list(all_of_it.train)

@@ -18,11 +18,10 @@ from tokenizers import processors
 
 from harness.config.job import Job
 from harness.data import training_set
-from harness.data.load import load_data
 from harness.inputs.base_model import load_tokenizer
 from harness.paths import ROOT
 from harness.run import run
-from tests.conftest import EOS, training_rows, write_jsonl
+from tests.conftest import EOS, data_of, training_rows, write_jsonl
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def made(monkeypatch: Any) -> Callable[[Job, Any], tuple[Any, int]]:
             patch.setattr(training_set, "_kept", {})
             true = training_set.tokenize
             patch.setattr(training_set, "tokenize", lambda rows, *a: chunks.append(rows) or true(rows, *a))
-            read = load_data(job, tokenizer)
+            read = data_of(job, tokenizer)
             return (list(read.train), read.counts), len(chunks)
 
     return load
@@ -94,13 +93,12 @@ register()
 from harness.config.compose import compositions
 from harness.config.validate import job_from
 from harness.data import training_set
-from harness.data.load import load_data
 from harness.hashing import sha256
 from harness.inputs.base_model import load_tokenizer
 (cfg,) = compositions(sys.argv[1:], multirun=False)
 job, chunks, true = job_from(cfg), [], training_set.tokenize
 training_set.tokenize = lambda rows, *a: chunks.append(print("chunk", flush=True)) or true(rows, *a)
-read = load_data(job, load_tokenizer(job.model))
+read = data_of(job, load_tokenizer(job.model))
 print(sha256([[e.ids, e.prompt] for e in read.train]), read.counts["train_examples"], len(chunks))
 """
 
@@ -160,7 +158,7 @@ def test_a_file_that_changes_meanwhile_is_refused(small_job: Any, tokenizer: Any
             return tokenizer(texts, **kw)
 
     with pytest.raises(SystemExit, match=r"^data.train: changed while it was read, got '.*'\. Run the same command"):
-        load_data(job, Slow())
+        data_of(job, Slow())
     assert not list(job.cache_dir.glob("tokens/*/"))
 
 

@@ -20,11 +20,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.config.validate import BadInput
 from harness.data.batches import collate, pad_id
-from harness.data.load import load_data
 from harness.data.tokenize import prompt_ids, prompt_of, tokenize
 from harness.paths import ROOT
 from harness.tiny import problems
-from tests.conftest import write_jsonl
+from tests.conftest import data_of, write_jsonl
 
 PROMPT = "Question: {query} Think step by step.\nAnswer:"
 CHAT = "<|im_start|>user\n{query}<|im_end|>\n<|im_start|>assistant\n"
@@ -182,10 +181,10 @@ def test_a_prompt_that_ends_in_a_space(real: Any, small_job: Any, tmp_path: Path
     rows = [{"query": f"{k}+1?", "original_question": f"{k}", "response": f"word {k}"} for k in range(30)]
     job = small_job(f"data.train.path={write_jsonl(tmp_path / 'x.jsonl', rows)}", "benchmark.prompt='{query} Answer: '")
     if "▁▁" not in real.get_vocab():
-        assert load_data(job, real).counts["train_examples"] == 30
+        assert data_of(job, real).counts["train_examples"] == 30
         return
     with pytest.raises(BadInput, match=r"^benchmark.prompt: its tokens are no prefix .* in 30 of 30 rows .*End it so"):
-        load_data(job, real)
+        data_of(job, real)
 
 
 # -- special tokens ----------------------------------------------------------------------------------------------------

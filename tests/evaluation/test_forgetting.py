@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import adapters as ad
 from harness.errors import BadInput
 from harness.evaluation.forgetting import nats_per_token, pinned_texts, texts_sha256
-from harness.records.ids import make_id, science
 from harness.run import run
+from tests.conftest import run_id_of, science_of
 from tools.probe_quantized import QUANTIZATIONS, quantized_model
 
 GENERAL = "harness/texts/general.txt"
@@ -61,8 +61,8 @@ def test_the_text_is_pinned(small_job: Any, data_dir: Path, tmp_path: Path) -> N
     changed = tmp_path / "other.txt"
     changed.write_text((data_dir / "other.txt").read_text() + "\n\nOne paragraph more.")
     other = small_job(f"benchmark.forgetting_text={changed}")
-    assert science(job)["forgetting_text"] != science(other)["forgetting_text"]
-    assert make_id(job) != make_id(other)
+    assert science_of(job)["forgetting_text"] != science_of(other)["forgetting_text"]
+    assert run_id_of(job) != run_id_of(other)
     assert len(pinned_texts(GENERAL)) == 20
     assert texts_sha256(["a", "b"]) != texts_sha256(["ab"])
     changed.write_text("\n\n")

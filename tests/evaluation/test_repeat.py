@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import eval_gsm8k
+from harness import reevaluate
 from harness.evaluation.generate import generate
 from harness.evaluation.predict import CHUNK
 from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import compared
 from harness.inputs.rows import Question
 from harness.records.plan import lacking
-from harness.reevaluate import repeat_test, score_platinum
 from harness.report.markdown import markdown
 from harness.report.summary import warnings
 from harness.report.table import rows
@@ -46,8 +46,8 @@ def test_platinum_and_repeat_are_added_in_the_run_or_later(small_job: Any, data_
     config = Path(runs_dir) / plain["run_id"] / "config.yaml"
     old = config.read_text().replace("  repeat: 1\n", "")  # as it was written before that key existed
     config.write_text(old.replace("train:\n  weight", "train:\n  gone: 1\n  weight"))
-    score_platinum(plain["run_id"], runs_dir, str(file), write=True)
-    repeat_test(plain["run_id"], runs_dir, 2, write=True, device="cpu")
+    reevaluate.platinum(plain["run_id"], runs_dir, str(file), write=True)
+    reevaluate.repeat(plain["run_id"], runs_dir, 2, write=True, device="cpu")
     later = json.loads((config.parent / "result.json").read_text())
     assert (later["platinum"], later["repeat"]) == (both["platinum"], both["repeat"])
     assert later["test"] == plain["test"]

@@ -26,9 +26,8 @@ from harness.config.validate import job_from
 from harness.errors import BadInput
 from harness.inputs.fingerprints import model_identity
 from harness.paths import ROOT
-from harness.records.ids import make_id, science
 from harness.records.plan import plan
-from tests.conftest import make_model, query_of, training_rows, write_jsonl
+from tests.conftest import make_model, query_of, run_id_of, science_of, training_rows, write_jsonl
 from tests.fake_hub import FakeHub
 from tests.programs import FORM
 
@@ -237,7 +236,7 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
         return job_from(cfg)
 
     def ids(*words: str) -> str:
-        return make_id(job(*words))
+        return run_id_of(job(*words))
 
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")
@@ -250,7 +249,7 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
     others = {ids(w) for w in ("model.revision=v1", f"model.revision={commit}", "data.test.revision=v1", *quantized)}
     assert len(others | {ids()}) == 6
     with pytest.raises(AssertionError, match="asked the hub"):  # what a plan needs, an id does not
-        science(job())
+        science_of(job())
 
 
 # -- it does not ------------------------------------------------------------------------------------------------------
@@ -409,7 +408,7 @@ def test_folders_that_are_no_model(small_job: Any, folders: Path, monkeypatch: A
 
 def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Path, monkeypatch: Any) -> None:
     """~, the working directory and the repository root: the same contents, hence the same run."""
-    expected = make_id(small_job())
+    expected = run_id_of(small_job())
     monkeypatch.setenv("HOME", str(data_dir.parent))
     assert expand_home(["model.id=~/x", "runs_dir=~", "a=~b", "~seed", "a=b~/c"]) == [
         f"model.id={data_dir.parent}/x",
@@ -420,9 +419,9 @@ def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Pat
     ]
     words = [f"data.{s}.path=~/{data_dir.name}/{s}.jsonl" for s in ("train", "questions", "test")]
     words.append(f"model.id=~/{model_dir.relative_to(data_dir.parent)}")
-    assert make_id(small_job(*expand_home(words))) == expected
+    assert run_id_of(small_job(*expand_home(words))) == expected
     monkeypatch.chdir(data_dir.parent)
-    assert make_id(small_job(*[w.replace("~/", "") for w in words])) == expected
+    assert run_id_of(small_job(*[w.replace("~/", "") for w in words])) == expected
     tiny = [small_job("model.id=models/tiny").model, small_job(f"model.id={ROOT}/models/tiny").model]
     assert len({model_identity(spec, data_dir) for spec in tiny}) == 1
 

@@ -18,7 +18,7 @@ from harness.config.compose import compositions
 from harness.config.job import Job, Source, Tracking
 from harness.config.validate import job_from
 from harness.hashing import file_sha256
-from harness.records.ids import make_id, science
+from tests.conftest import run_id_of, science_of
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from harness.records.ids import make_id, science
 def test_ids_are_the_designs(words: str, expected: str, cache_dir: Path) -> None:
     """With nothing else changed there is no hash; what is neither science nor an axis of the variant is not in it."""
     (cfg,) = compositions(["benchmark=tiny", *words.split(), f"cache_dir={cache_dir}"], multirun=False)
-    assert make_id(job_from(cfg)) == f"tiny-tiny__{expected}"
+    assert run_id_of(job_from(cfg)) == f"tiny-tiny__{expected}"
 
 
 SCIENCE: dict[str, list[Any]] = {
@@ -93,8 +93,8 @@ def test_equal_science_is_equal_ids(
         one = dataclasses.replace(base, **first)
         other = dataclasses.replace(base, **(second | where))
         same = dataclasses.replace(base, **first, **where)
-        sciences = [science(j) for j in (one, other, same)]
-        ids = [make_id(j, s) for j, s in zip((one, other, same), sciences, strict=True)]
+        sciences = [science_of(j) for j in (one, other, same)]
+        ids = [run_id_of(j, s) for j, s in zip((one, other, same), sciences, strict=True)]
     assert ids[0] == ids[2]
     assert sciences[0] == sciences[2]
     differ = any(getattr(one, k) != getattr(other, k) for k in SCIENCE)
@@ -119,27 +119,27 @@ def _usual(base: Job) -> Job:
 
 
 def test_contents_enter_and_places_do_not(small_job: Any, model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    first = science(small_job())
+    first = science_of(small_job())
     for name, source in (("model", model_dir), ("data", data_dir)):
         shutil.copytree(source, tmp_path / name)
     moved = ["train", "questions", "test"]
     words = [f"data.{s}.path={tmp_path / 'data' / s}.jsonl" for s in moved] + [f"model.id={tmp_path / 'model'}"]
     words += [f"benchmark.forgetting_text={tmp_path / 'data' / 'other.txt'}"]
     job = small_job(*words)
-    assert science(job) == first
-    assert make_id(job) == make_id(small_job())
+    assert science_of(job) == first
+    assert run_id_of(job) == run_id_of(small_job())
 
-    ids = {make_id(job)}
+    ids = {run_id_of(job)}
     weights = [tmp_path / "model" / name for name in ("config.json", "model.safetensors")]
     for file in [*(tmp_path / "data").iterdir(), *weights]:
         before = file.read_bytes()
         file.write_bytes(before + b" ")
-        ids.add(make_id(job))
+        ids.add(run_id_of(job))
         file.write_bytes(before)
     assert len(ids) == 7
-    assert make_id(job) == make_id(small_job())
+    assert run_id_of(job) == run_id_of(small_job())
     columns = small_job(*words, "data.test.columns.answer=solution")
-    assert make_id(columns) not in ids
+    assert run_id_of(columns) not in ids
 
 
 @pytest.mark.parametrize("variant", sorted(ad.VARIANTS))
@@ -148,5 +148,5 @@ def test_every_setting_of_a_variant_is_in_its_science(variant: str, cache_dir: P
     (cfg,) = compositions(words, multirun=False)
     job = job_from(cfg)
     fields = {f"adapter.{f.name}" for f in dataclasses.fields(job.adapter)}
-    found = {k for k in science(job) if k.startswith("adapter.")}
+    found = {k for k in science_of(job) if k.startswith("adapter.")}
     assert found == (fields if job.trains else set())

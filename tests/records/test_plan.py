@@ -13,15 +13,15 @@ import pytest
 from harness.config.job import Job
 from harness.errors import BadInput
 from harness.loss import label_loss_sum
-from harness.records.ids import make_id
 from harness.records.plan import begin, plan
 from harness.records.store import PUBLISHED, lock, write_record
 from harness.run import run
+from tests.conftest import run_id_of
 
 
 # -- what is there already --------------------------------------------------------------------------------------------
 def record_of(job: Job) -> tuple[Path, dict[str, Any]]:
-    folder = job.runs_dir / make_id(job)
+    folder = job.runs_dir / run_id_of(job)
     return folder, json.loads((folder / "result.json").read_text())
 
 

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 import adapters as ad
 from harness.config.job import Job
 from harness.data.batches import batches
-from harness.data.load import load_data
 from harness.loss import label_loss_sum
+from harness.training.checkpoint import Progress, load_checkpoint
 from harness.training.interrupt import Interrupted, Interruptible
-from harness.training.loop import LOG_EVERY, DivergedError, Loop, TrainResult, learning_rate_factor, train
-from tests.conftest import attached, examples, make_model, make_tokenizer
+from harness.training.loop import learning_rate_factor, train
+from harness.training.metrics import DivergedError, Metrics
+from tests.conftest import attached, data_of, examples, make_model, make_tokenizer
 
 STEPS = 23
 
@@ -33,7 +34,7 @@ def metric_rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
 
 
-def fit(model: Any, job: Job, folder: Path, check: Any = lambda: None, pad: int = 1) -> TrainResult:
+def fit(model: Any, job: Job, folder: Path, check: Any = lambda: None, pad: int = 1) -> Progress:
     folder.mkdir(exist_ok=True)
     return train(model, job, examples(), pad, folder, lambda text: None, check)
 
@@ -184,7 +185,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(
             raise KillError
         save_file(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr("harness.training.loop.save_file", cut_short)
+    monkeypatch.setattr("harness.training.checkpoint.save_file", cut_short)
     with attached(model), pytest.raises(KillError):
         fit(model, job, tmp_path / "cut")
     with attached(model):
@@ -223,13 +224,13 @@ def test_nan_is_an_outcome(model: Any, small_job: Any, tmp_path: Path, monkeypat
     job = small_job(f"steps={STEPS}", f"train.checkpoint_every={every}")
     with attached(model), pytest.raises(DivergedError, match=r"^loss nan, gradient norm nan at step 12$"):
         fit(model, job, tmp_path / "a")
-    assert calls <= 12 + LOG_EVERY
+    assert calls <= 12 + Metrics.EVERY
     rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == list(range(1, 13))
     if every == 1:
         with attached(model) as handle:
             optimizer = torch.optim.AdamW(handle.trainable().values())
-            assert Loop(job, handle.trainable(), optimizer, tmp_path / "a").resume() == 11
+            assert load_checkpoint(tmp_path / "a", handle.trainable(), optimizer).step == 11
             assert all(torch.isfinite(p).all() for p in handle.trainable().values())
 
 
@@ -243,7 +244,7 @@ def test_gradient_checkpointing_trains_to_the_same_numbers(model: Any, small_job
         folder.mkdir()
         with ad.attach(model, job.adapter, seed=0), gradient_checkpointing(model, enabled=enabled):
             assert model.is_gradient_checkpointing is enabled
-            examples = load_data(job, make_tokenizer()).train
+            examples = data_of(job, make_tokenizer()).train
             losses[enabled] = train(model, job, examples, 1, folder, lambda _: None, lambda: None).losses
     assert not model.is_gradient_checkpointing
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)

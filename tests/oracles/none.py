@@ -1,0 +1,3 @@
+"""The base model."""
+
+COUNT = 0
