@@ -61,6 +61,7 @@ def test_processes_never_meet_and_a_killed_one_frees_its_gpu(tmp_path: Path) -> 
         p.communicate()
 
 
+@pytest.mark.slow
 def test_many_jobs_at_once(tmp_path: Path) -> None:
     """Six processes on two devices, each leaving after a moment: no device is ever held twice at a time."""
     code = HOLD.replace("time.sleep(60)", "time.sleep(0.3); print(time.time(), flush=True)")

@@ -38,6 +38,7 @@ def train(words: list[str], folder: Path) -> tuple[int, str, str]:
     return process.returncode, out, errors
 
 
+@pytest.mark.slow
 def test_the_others_finish_and_the_failing_job_is_named(overrides: list[str], tmp_path: Path, launcher: str) -> None:
     """Class and traceback in its record, exit code 1; the same command again does only what is missing."""
     broken = tmp_path / "broken.jsonl"
@@ -63,6 +64,7 @@ def test_the_others_finish_and_the_failing_job_is_named(overrides: list[str], tm
     assert changed == {"failed"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(overrides: list[str], tmp_path: Path, launcher: str) -> None:
     """SIGKILL to one job in mid-training: submitit and Ray finish the others; in the end all are done."""
     words = [*with_words(overrides, "seed=0,1,2", "steps=150", "train.checkpoint_every=20"), *LAUNCHERS[launcher]]

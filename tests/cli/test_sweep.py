@@ -61,6 +61,7 @@ def test_a_dry_run_says_when_no_time_is_known(overrides: list[str], capsys: Any)
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_failing_job_is_recorded_and_the_others_finish(overrides: list[str], tmp_path: Path) -> None:
     """Named with class and place at the end, exit code 1; a report counts it; the same command does what is missing."""
     broken = tmp_path / "broken.jsonl"
@@ -122,6 +123,7 @@ def test_a_finished_run_of_other_code_is_named_and_kept(overrides: list[str], sm
 
 
 # -- one model per process --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_jobs_of_a_process_share_the_base_and_give_what_fresh_processes_give(
     overrides: list[str], small_job: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -144,6 +146,7 @@ def test_jobs_of_a_process_share_the_base_and_give_what_fresh_processes_give(
 
 
 # -- locks, kills and interrupts --------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_two_sweeps_at_once_train_each_id_once(overrides: list[str], tmp_path: Path) -> None:
     """Each run's log begins once, whichever process did it, and both end well; no lock is left."""
     words = with_words(overrides, "seed=0,1,2", "steps=30")
@@ -161,6 +164,7 @@ def test_two_sweeps_at_once_train_each_id_once(overrides: list[str], tmp_path: P
     assert "3 of 3" in outputs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.drill) for n in range(2, 22))])
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
     overrides: list[str], small_job: Any, tmp_path: Path, seed: int
@@ -189,6 +193,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
     assert not (folder / name / "checkpoint").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_starts_no_further_job(
     overrides: list[str], tmp_path: Path, number: signal.Signals

@@ -63,6 +63,7 @@ def test_batches_are_bucketed_shuffled_and_seeded() -> None:
     assert sorted(n for b in other for n in b) == sorted(n for b in made for n in b) == list(range(2048))
 
 
+@pytest.mark.slow
 def test_order_of_the_published_records(tmp_path: Path, small_job: Any) -> None:
     """Their order hash and counts were written when all examples were a list in memory: the same from the cache."""
     (path,) = ROOT.glob("runs/published/tiny-tiny__lora__r8__lr0.01__none__s400__seed0/result.json")

@@ -103,6 +103,7 @@ print(sha256([[e.ids, e.prompt] for e in read.train]), read.counts["train_exampl
 """
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_kill(overrides: list[str], tmp_path: Path) -> None:
     """Killed while it tokenises, nothing it left is read; of two started together one tokenises, both read the same."""
     file = write_jsonl(tmp_path / "many.jsonl", training_rows(4000))
@@ -162,6 +163,7 @@ def test_a_file_that_changes_meanwhile_is_refused(small_job: Any, tokenizer: Any
     assert not list(job.cache_dir.glob("tokens/*/"))
 
 
+@pytest.mark.slow
 def test_jobs_of_a_process_share_tokens_and_match_a_fresh_process(
     small_job: Any, overrides: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:

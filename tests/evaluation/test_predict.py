@@ -88,6 +88,7 @@ def test_of_a_chunk_cut_short_nothing_is_kept(model: Any, tokenizer: Any, small_
         assert file.read_bytes() == texts
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_in_each_of_its_phases_ends_the_same(
     overrides: list[str], small_job: Any, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def alone(model: Any, prompt: list[int], eos: set[int], limit: int) -> tuple[lis
     return tokens[:-1] if tokens[-1] in eos else tokens, [float(b[0] - b[1]) for b in best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model_name", "count", "limit", "variant"), CASES)
 def test_texts_are_those_of_one_by_one_generate(
     model_name: str, count: int, limit: int, variant: str, tmp_path: Path

@@ -170,6 +170,7 @@ def asked_of(fake: FakeHub) -> list[str]:
 
 
 # -- it works ---------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_run_from_the_hub_and_again_offline(fake: FakeHub, commits: dict[str, str], tmp_path: Path) -> None:
     """As it would be typed. Offline, with the hub gone: the same losses and answers from the cache; skipped; again."""
     words = ["train.py", *SMALL, *folders_of(tmp_path)]
@@ -203,6 +204,7 @@ def test_a_run_from_the_hub_and_again_offline(fake: FakeHub, commits: dict[str, 
     assert "the same questions are right" in evaluated.stdout, evaluated.stderr
 
 
+@pytest.mark.slow
 def test_a_moved_main_is_never_answered_with_an_old_number(
     fake: FakeHub, commits: dict[str, str], folders: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +315,7 @@ def with_words(base: list[str], more: str) -> list[str]:
     return list({w.split("=", 1)[0]: w for w in [*base, *extra]}.values())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_refused_in_one_line(fake: FakeHub, commits: dict[str, str], tmp_path: Path) -> None:
     """Before anything is trained or written under runs/, and without running what a repository brings along."""
     base = [*SMALL, *folders_of(tmp_path)]
@@ -357,6 +360,7 @@ def test_without_hub_or_cache(
     assert (asked_of(fake) == []) == (way != "login")
 
 
+@pytest.mark.slow
 def test_unreachable_is_asked_once_and_answered_from_the_cache(
     fake: FakeHub, commits: dict[str, str], tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from tests import factory
 from tests.report.conftest import RECORDS
 
 
+@pytest.mark.slow
 def test_check_holds_every_file_to_the_records(repository: Path, monkeypatch: Any, capsys: Any) -> None:
     """One byte anywhere, a file too few or a figure too many fails; half-written and foreign records are only named."""
     published = factory.write(repository / "runs" / "published", *RECORDS)
@@ -77,6 +78,7 @@ def test_with_no_run_and_with_one(repository: Path, count: int) -> None:
     assert "Published by lora-lite" in text
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(tmp_path: Path, frame: pd.DataFrame) -> None:
     """Other hash seed, time zone, locale and working matplotlibrc; no date and no version in any file."""
     published = factory.write(tmp_path / "published", *RECORDS)

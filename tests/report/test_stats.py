@@ -144,6 +144,7 @@ def test_equal_variants_are_rarely_called_different(seeds: int, spread: float, t
     assert wrong / trials <= most + 2 * math.sqrt(most * (1 - most) / trials)
 
 
+@pytest.mark.slow
 @simulation
 def test_a_family_of_equal_variants_is_rarely_called_different(trials: int) -> None:
     """At least one of eight comparisons with a common baseline: below 5 % after Holm's correction, far more without."""
