@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import refuse
-from harness.paths import ROOT, under_root
+from harness.paths import under_root
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
     from harness.config.job import Job
 
@@ -41,6 +43,16 @@ def calibration(variant: str, ids: Any) -> list[Any] | None:
     return [ids] if kind.calibration(kind.Config()).value == "required" else None
 
 
+def perturb(parameters: Iterable[Tensor], noise: float = 0.02) -> None:
+    """Adds normal noise of this standard deviation, so that no tensor keeps its special initial values."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in parameters:
+            p.add_((noise * torch.randn(p.shape, generator=generator)).to(p))
+
+
 def job_of(words: list[str]) -> Job:
     """The job that train.py makes of these words."""
     from harness.config.compose import compositions
@@ -56,14 +68,6 @@ def record_file(words: list[str]) -> Path:
     from harness.records.plan import plan
 
     return plan(job_of(words)).folder / "result.json"
-
-
-def path_of_test(name: str) -> str:
-    """Path of a test module below tests/, relative to the repository. Raises BadInput."""
-    found = next((ROOT / "tests").rglob(name), None)
-    if found is None:
-        raise refuse("tests", "no such file", got=name, expected="a test module below tests/")
-    return str(found.relative_to(ROOT))
 
 
 def timed(call: Callable[[], T], device: Any = "cpu") -> tuple[float, T]:

@@ -30,10 +30,9 @@ from typing import Any
 
 from harness.cli.arguments import parse
 from harness.paths import ROOT
-from tools._shared import one_of, timed, variants, write_json
+from tools._shared import one_of, perturb, timed, variants, write_json
 
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}  # glibc; see mallopt(3)
-NOISE = 0.02  # standard deviation of what is added to adapters, so that no gradient is zero by their initial values
 KINDS = {"model": "model(labels=…)", "chunks": "label_loss_sum"}
 TOLERANCE = {"bfloat16": (2e-3, 5e-2), "float32": (1e-5, 1e-3), "float64": (1e-6, 1e-6)}  # loss, gradients; relative
 
@@ -78,12 +77,13 @@ def main(argv: list[str]) -> None:
         planned = steps(args, Path(scratch))
         for step in planned:
             rows.append(asdict(step) | _in_a_process(args, step))
-            del rows[-1]["gradients"]
             print(line(rows[-1]), flush=True)
-        differences = compare(args, planned)
-    result = {"arguments": asdict(args), "rows": rows, "ratios": ratios(rows), "differences": differences}
-    for comparison in [*result["ratios"], *differences]:
+        ratios, differences = compare(rows, args.dtype)
+    for row in rows:
+        del row["gradients"]
+    for comparison in [*ratios, *differences]:
         print(json.dumps(comparison))
+    result = {"arguments": asdict(args), "rows": rows, "ratios": ratios, "differences": differences}
     write_json(args.out, result, planned[0].device)
     if bad := [d for d in differences if not d["same"]]:
         raise SystemExit(f"bench_memory: loss or gradients differ by more than rounding: {bad[0]}")
@@ -135,7 +135,7 @@ def measure(args: Arguments, step: Step) -> dict[str, Any]:
     attach = list(ways_to_adapt(step.variant, model, ids[:1, :64], peft=step.peft).values())[-1]  # PEFT's comes last
     with attach(), gradient_checkpointing(model, enabled=step.checkpointing):
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        _perturb(trainable)
+        perturb(trainable.values())  # else gradients are zero by the initial values
         model.train()
         _loss(model, ids[:1, :8], 0.5, step.loss, trained=bool(trainable))
         model.zero_grad(set_to_none=True)
@@ -172,15 +172,6 @@ def _loss(model: Any, ids: Any, share: float, kind: str, *, trained: bool) -> An
     return loss.detach()
 
 
-def _perturb(trainable: dict[str, Any]) -> None:
-    import torch
-
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in trainable.values():
-            p.add_((NOISE * torch.randn(p.shape, generator=generator)).to(p))
-
-
 def _start(device: str) -> int:
     """Bytes in use now; the peak is measured from here on."""
     import torch
@@ -204,40 +195,35 @@ def _peak(device: str) -> int:
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
-def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """label_loss_sum's peak over model(labels=…)'s, with and without the model itself."""
-    keys = ("variant", "peft", "share", "checkpointing")
-    other = {tuple(r[k] for k in keys): r for r in rows if r["loss"] == "model"}
-    result = []
+def compare(rows: list[dict[str, Any]], dtype: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """label_loss_sum against model(labels=…): ratios of their peaks, and differences of their losses and gradients."""
+    keys = ("variant", "share", "checkpointing")
+    models = {tuple(r[k] for k in keys): r for r in rows if r["loss"] == "model"}
+    ratios, differences = [], []
     for row in rows:
         place = {k: row[k] for k in keys}
-        if row["loss"] == "chunks" and not row["peft"] and (than := other.get(tuple(place.values()))):
-            whole, above = (row[k] / than[k] for k in ("peak_bytes", "step_bytes"))
-            result.append(place | {"peak": whole, "above_model": above})
-    return result
+        model = models.get(tuple(place.values()))
+        if model is None or row["peft"] or row["loss"] == "model":
+            continue
+        whole, above = (row[k] / model[k] for k in ("peak_bytes", "step_bytes"))
+        ratios.append(place | {"peak": whole, "above_model": above})
+        differences.append(place | difference(Path(row["gradients"]), Path(model["gradients"]), dtype))
+    return ratios, differences
 
 
-def compare(args: Arguments, measured: list[Step]) -> list[dict[str, Any]]:
-    """Largest relative difference of loss and gradients between the two losses, from the files of their steps."""
+def difference(own_file: Path, other_file: Path, dtype: str) -> dict[str, Any]:
+    """Relative differences of loss and gradients (norms over all tensors), and whether they are rounding errors."""
     from safetensors.torch import load_file
 
-    if set(args.losses) != set(KINDS):
-        return []
-    result = []
-    for step in measured:
-        if step.loss != "chunks" or step.peft:
-            continue
-        own = load_file(step.gradients)
-        other = load_file(step.gradients.replace("-chunks-", "-model-"))
-        loss = abs(float(own.pop("loss")) / float(other.pop("loss")) - 1)
-        change = sum(float((g.double() - other[n].double()).square().sum()) for n, g in own.items())
-        size = sum(float(g.double().square().sum()) for g in other.values())
-        gradients = (change / size) ** 0.5 if size else 0.0
-        limits = TOLERANCE[args.dtype]
-        same = own.keys() == other.keys() and (size > 0 or not own) and loss <= limits[0] and gradients <= limits[1]
-        place = {"variant": step.variant, "share": step.share, "checkpointing": step.checkpointing}
-        result.append(place | {"loss": loss, "gradients": gradients, "same": same})
-    return result
+    own, other = load_file(own_file), load_file(other_file)
+    loss = abs(float(own.pop("loss")) / float(other.pop("loss")) - 1)
+    complete = own.keys() == other.keys()
+    change = sum(float((g.double() - other[n].double()).square().sum()) for n, g in own.items() if n in other)
+    size = sum(float(g.double().square().sum()) for g in other.values())
+    gradients = (change / size) ** 0.5 if size else 0.0
+    limits = TOLERANCE[dtype]
+    same = complete and (size > 0 or not own) and loss <= limits[0] and gradients <= limits[1]
+    return {"loss": loss, "gradients": gradients, "same": same}
 
 
 def line(row: dict[str, Any]) -> str:

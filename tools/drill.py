@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from harness.cli.arguments import parse
 from harness.paths import ROOT
-from tools._shared import one_of, path_of_test
+from tools._shared import one_of
 
 PAGE = ROOT / "docs" / "reliability.md"
 
 
 @dataclass(frozen=True)
 class Drill:
-    """Tests that fail if the claim does not hold. tests: a module below tests/, and words that select from it."""
+    """Tests that fail if the claim does not hold. tests: a module in tests/, and words that select from it."""
 
     name: str
     claim: str
@@ -30,7 +30,8 @@ class Drill:
     environment: dict[str, str]
 
     def words(self) -> list[str]:
-        return ["-m", "pytest", path_of_test(self.tests[0]), *self.tests[1:]]
+        module = next((ROOT / "tests").rglob(self.tests[0]))
+        return ["-m", "pytest", str(module.relative_to(ROOT)), *self.tests[1:]]
 
 
 DRILLS = [

@@ -19,9 +19,8 @@ from typing import Any
 
 from harness.cli.arguments import parse
 from harness.paths import ROOT
-from tools._shared import calibration, job_of, timed, variants
+from tools._shared import calibration, job_of, perturb, timed, variants
 
-NOISE = 0.02  # standard deviation of the perturbation, so that no tensor keeps its special initial value
 TEXT = "harness/texts/general.txt"
 BASES = ROOT / ".cache" / "bases"
 
@@ -80,9 +79,7 @@ def _train(name: str, model: Any, ids: Any, folder: Path, steps: int) -> dict[st
         row: dict[str, Any] = {"variant": name, "attach_seconds": seconds}
         with torch.no_grad():
             row["identity"] = float((model(ids).logits - bare).abs().max())
-            generator = torch.Generator().manual_seed(0)
-            for p in handle.trainable().values():
-                p.add_(NOISE * torch.randn(p.shape, generator=generator))
+            perturb(handle.trainable().values())
         losses = []
         optimizer = torch.optim.AdamW(ad.parameter_groups(model, lr=1e-3)) if handle.trainable() else None
         for _ in range(steps + 1):

@@ -1,4 +1,4 @@
-"""Pre-train the embedded base model from scratch: `make tiny-base` (20 to 30 minutes on two cores).
+"""Pre-train the embedded base model from scratch: `make tiny-base` (up to an hour on two cores).
 
 python -m tools.tiny_base    writes models/tiny, once training has ended
     check=true               change nothing; exit 1 if the stored recipe hash differs from that of the sources

@@ -122,7 +122,7 @@ def pretrain(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, report: Callabl
 def write(
     folder: Path, recipe: Recipe, digest: str, tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM
 ) -> None:
-    """Replace the files in `folder`, each atomically; `digest` in recipe.json comes last, so `check` fails until then."""
+    """Replace the files in `folder`, each atomically; recipe.json, with `digest`, is last: `check` fails until then."""
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
