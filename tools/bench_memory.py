@@ -1,7 +1,7 @@
 """Peak memory of one training step on Qwen3-0.6B's real shapes: `make memory`.
 
 python -m tools.bench_memory
-    variants=lora            <name>,<name>, or `all` that leave the base frozen
+    variants=lora            <name>,<name>, or `all`, which are those that leave the base frozen
     losses=model,chunks      the loss by `model(labels=…)`, by harness/loss.py, or by both, which are then compared
     shares=0.64,1            shares of each row's tokens that are labels
     checkpointing=false,true

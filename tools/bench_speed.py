@@ -2,8 +2,9 @@
 
 python -m tools.bench_speed
     variants=all         or <name>,<name>; lora and none, which the ratios are relative to, are always timed
-    rounds=7             medians are over so many, after one to warm up
-    layers=4 tokens=128  of the model, and per row of a training batch of four
+    rounds=7             that are measured, after one to warm up
+    layers=4             of the model
+    tokens=128           per row of a training batch of four rows
     peft=true            also PEFT's implementation of a variant, if it has one
     device=auto out=<file>   JSON
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"{', '.join(names)}: not what the JSON files give. Run `make docs`.")
     for path in changed:
         path.write_text(texts[path])
-    print("\n".join(f"{name} rebuilt" for name in names) or "nothing has changed")
+    print("\n".join(f"{name} rebuilt" for name in names) or "all pages are up to date")
 
 
 def build() -> dict[Path, str]:
@@ -84,7 +84,7 @@ def memory_section(measured: Any) -> str:
         body.append([*cells, f"{r['peak_bytes'] / 1e9:.2f}", f"{r['step_bytes'] / 1e9:.2f}"])
     what = "peak resident set" if a["device"] == "cpu" else "peak allocated memory"
     shape = f"{a['layers']} layers, {a['dtype']}, batch {a['batch']} × {a['tokens']} tokens, random weights"
-    lines = [f"One training step on Qwen3-0.6B's shapes ({shape}); {what}, {place['device']}, `make memory`:"]
+    lines = [f"One training step on Qwen3-0.6B's shapes ({shape}); {what}, {place['device']}:"]
     head = ["adapter", "loss", "labels", "gradient checkpointing", "peak, GB", "above the model, GB"]
     lines.append(_table(head, body))
     if ratios:

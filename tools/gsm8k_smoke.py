@@ -2,7 +2,7 @@
 
 python -m tools.gsm8k_smoke variants=<name>,<name>
     gsm8k=<folder>   holds train.jsonl and test.jsonl of openai/grade-school-math; empty: the hub's openai/gsm8k
-    threads=2        CPU threads; more than there are free cores slow training down several times
+    threads=2        CPU threads; more threads than free cores slow training down several times
     out=<path>       write <path>.json and the runs' records (<path>/<id>/)
 
 Each variant is `python train.py experiment=gsm8k_smoke variant=<name>`, killed by SIGKILL while training, resumed,
@@ -73,7 +73,8 @@ def source_words(folder: str) -> list[str]:
 def smoke(variant: str, words: list[str]) -> dict[str, Any]:
     """One variant's run through two kills; returns its record and what each start did. Raises SystemExit."""
     words = [f"variant={variant}", *words]
-    folder = record_file(words).parent
+    file = record_file(words)
+    folder = file.parent
     metrics, predictions = folder / "metrics.jsonl", folder / "predictions.jsonl"
     checkpoint = folder / "checkpoint" / "state.safetensors"
     kill(words, "training", lambda: checkpoint.exists() and _lines(metrics) > _steps_saved(checkpoint))
@@ -81,10 +82,11 @@ def smoke(variant: str, words: list[str]) -> dict[str, Any]:
     kill(words, "evaluation", lambda: _lines(predictions) > 0)
     answered = _lines(predictions)
     _run(["train.py", *words])
-    record = json.loads((folder / "result.json").read_text())
+    record, written = json.loads(file.read_text()), file.stat().st_mtime_ns
     _check(record["status"] == "done", f"{variant}: {record['status']}")
     nothing_lost(record, metrics, predictions)
-    _check("finished already, skipped" in _run(["train.py", *words]), f"{variant}: a finished run was not skipped")
+    _run(["train.py", *words])
+    _check(file.stat().st_mtime_ns == written, f"{variant}: a finished run was not skipped")
     output = _run(["eval_gsm8k.py", f"run={folder.name}", f"runs_dir={RUNS}", "device=cpu"])
     _check("the same questions are right" in output, f"{variant}: re-evaluation finds other questions right")
     same_texts(words, folder)

@@ -49,7 +49,7 @@ def probe(variant: str, quantization: str, device: str = "cpu") -> str:
 
 
 def quantized_model(quantization: str, device: str = "cpu", dtype: Any = None, **settings: Any) -> Any:
-    """A random two-layer Qwen3, 64 wide; `4bit` or `8bit` replaces all linear layers but the head, `none` does not."""
+    """A random two-layer Qwen3, 64 wide; its linear layers except the head are bitsandbytes' for `4bit` and `8bit`."""
     import torch
     from torch import nn
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -91,7 +91,7 @@ def _try(name: str, model: Any, path: Path) -> None:
     import adapters as ad
 
     def logits(mode: bool) -> Any:
-        with torch.set_grad_enabled(mode):  # the hooks' two ways: training's, and evaluation's from cached factors
+        with torch.set_grad_enabled(mode):  # the hooks' two paths: training, and evaluation from cached factors
             return model.train(mode)(ids).logits.detach()
 
     ids = torch.arange(64, device=model.device).view(4, 16) * 5 % 128

@@ -32,6 +32,7 @@ def test_each_type_is_read_and_defaults_stay() -> None:
     [
         ([], "name: missing; expected name=<value>. See --help."),
         (["name="], "name: missing; expected name=<value>. See --help."),
+        (["name=x", "names=,"], "names: missing; expected names=<value>. See --help."),
         (["name"], "name: unknown argument, got 'name'; expected one of name=, count=, limit=, "),
         (["--check", "name=x"], "--check: unknown argument, got '--check'; expected one of name=, "),
         (["name=x", "count=many"], "count: wrong type, got 'many'; expected an integer. See --help."),
