@@ -127,12 +127,12 @@ def main(argv: list[str]) -> None:
 
     quiet()
     names, device = variants(args.variants, trains_base=True), usable_device(args.device)
-    found: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
     for name in names:
-        found[name] = {q: probe(name, q, device) for q in QUANTIZATIONS}
-        print(f"{name:18}" + "  ".join(f"{q}: {answer}" for q, answer in found[name].items()), flush=True)
+        answers[name] = {q: probe(name, q, device) for q in QUANTIZATIONS}
+        print(f"{name:18}" + "  ".join(f"{q}: {answer}" for q, answer in answers[name].items()), flush=True)
     if args.out:
-        under_root(args.out).write_text(json.dumps({"device": device, "variants": found}, indent=1) + "\n")
+        under_root(args.out).write_text(json.dumps({"device": device, "variants": answers}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
     from harness.report.table import rows
 
     where = {"benchmark": "tiny", "quantization": args.quantization, "status": "done"}
-    found = read_records([under_root(args.runs_dir)]).records
-    runs = {r["run_id"]: r for r in found if all(r[k] == v for k, v in where.items())}
+    records = read_records([under_root(args.runs_dir)]).records
+    runs = {r["run_id"]: r for r in records if all(r[k] == v for k, v in where.items())}
     if not runs:
         remedy = f"Run python train.py benchmark=tiny quantization={args.quantization} first."
         raise refuse("runs_dir", "no finished runs on this benchmark and base", got=args.runs_dir, remedy=remedy)
