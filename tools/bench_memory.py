@@ -1,18 +1,19 @@
-"""Peak memory of one training step on Qwen3-0.6B's real shapes: `make memory`, or `python -m tools.bench_memory …`.
+"""Peak memory of one training step on Qwen3-0.6B's real shapes: `make memory`.
 
-    variants=<name>,<name>   `all`: every one that leaves the base frozen; empty: LoRA
-    losses=model,chunks      the loss by `model(labels=…)`, by harness/loss.py, or both (then compared)
+python -m tools.bench_memory
+    variants=lora            <name>,<name>, or `all`, which are those that leave the base frozen
+    losses=model,chunks      the loss by `model(labels=…)`, by harness/loss.py, or by both, which are then compared
     shares=0.64,1            shares of each row's tokens that are labels
-    checkpointing=both       false, true or both
-    peft=false               also PEFT's own implementation of a variant, where it has one (with the loss by chunks)
+    checkpointing=false,true
+    peft=false               also PEFT's implementation of a variant, if it has one (with the last loss)
     layers=28 batch=4 tokens=768 vocabulary=151936 dtype=bfloat16
     device=auto out=<file>   JSON
 
 Random weights; every measurement is a process of its own. A step is a forward and a backward pass, after a warm-up on
 eight tokens. On CUDA the peak is torch.cuda.max_memory_allocated, and the step is timed. On CPU it is the peak resident
-set during the step, less what the process holds beside the model; allocations above 64 KiB are mapped each by itself
-there, so that freed memory leaves the resident set at once and the figure follows live tensors (which makes the step
-slower: it is not timed).
+set during the step, less what the process holds beside the model. There, each allocation above 64 KiB is mapped by
+itself, so that freed memory leaves the resident set at once and the figure follows live tensors. That makes the step
+slower, so it is not timed.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness.paths import ROOT, under_root
+from harness.cli.arguments import parse
+from harness.paths import ROOT
+from tools._shared import one_of, perturb, timed, variants, write_json
 
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}  # glibc; see mallopt(3)
-NOISE = 0.02  # standard deviation of what is added to adapters, so that no gradient is zero by their initial values
 KINDS = {"model": "model(labels=…)", "chunks": "label_loss_sum"}
 TOLERANCE = {"bfloat16": (2e-3, 5e-2), "float32": (1e-5, 1e-3), "float64": (1e-6, 1e-6)}  # loss, gradients; relative
 
 
 @dataclass
 class Arguments:
-    variants: str = ""
-    losses: str = "model,chunks"
-    shares: str = "0.64,1"
-    checkpointing: str = "both"
+    variants: list[str] = field(default_factory=lambda: ["lora"])
+    losses: list[str] = field(default_factory=lambda: list(KINDS))
+    shares: list[float] = field(default_factory=lambda: [0.64, 1.0])
+    checkpointing: list[bool] = field(default_factory=lambda: [False, True])
     peft: bool = False
     layers: int = 28
     batch: int = 4
@@ -67,73 +68,55 @@ class Step:
 
 
 def main(argv: list[str]) -> None:
-    from harness.cli.arguments import parse
-
     args = parse(Arguments, argv, __doc__ or "")
     if args.measure:
         print(json.dumps(measure(args, Step(**json.loads(args.measure)))))
         return
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for step in steps(args, Path(scratch)):
+        planned = steps(args, Path(scratch))
+        for step in planned:
             rows.append(asdict(step) | _in_a_process(args, step))
-            del rows[-1]["gradients"]
             print(line(rows[-1]), flush=True)
-        differences = compare(args, steps(args, Path(scratch)))
-    found = {"arguments": asdict(args), "rows": rows, "ratios": ratios(rows), "differences": differences}
-    for ratio in found["ratios"]:
-        print(json.dumps(ratio))
-    for difference in differences:
-        print(json.dumps(difference))
-    if args.out:
-        from harness.measure.provenance import provenance
-
-        made = found | {"provenance": provenance(rows[0]["device"])}
-        under_root(args.out).write_text(json.dumps(made, indent=1) + "\n")
+        ratios, differences = compare(rows, args.dtype)
+    for row in rows:
+        del row["gradients"]
+    for comparison in [*ratios, *differences]:
+        print(json.dumps(comparison))
+    result = {"arguments": asdict(args), "rows": rows, "ratios": ratios, "differences": differences}
+    write_json(args.out, result, planned[0].device)
     if bad := [d for d in differences if not d["same"]]:
         raise SystemExit(f"bench_memory: loss or gradients differ by more than rounding: {bad[0]}")
 
 
 def steps(args: Arguments, scratch: Path) -> list[Step]:
-    """All measurements that the arguments ask for, in their order. Raises BadInput for what cannot be."""
-    import adapters as ad
+    """All measurements that the arguments ask for, in their order. Raises BadInput."""
     from harness.device import usable_device
-    from harness.errors import refuse
-    from tools.bench_speed import PEFT_KINDS, REFERENCE
+    from harness.errors import number
+    from tools._qwen3 import PEFT_KINDS
 
-    frozen = [n for n, v in ad.VARIANTS.items() if not v.trains_base]
-    usual = [n for n in frozen if ad.VARIANTS[n].Config.__name__ == REFERENCE["train"]]
-    names = {"": usual, "all": frozen}.get(args.variants) or args.variants.split(",")
-    losses, shares = args.losses.split(","), args.shares.split(",")
-    checkpointing = {"false": [False], "true": [True], "both": [False, True]}.get(args.checkpointing)
-    wrong = [("variants", n, frozen) for n in names if n not in frozen]
-    wrong += [("losses", n, list(KINDS)) for n in losses if n not in KINDS]
-    wrong += [("dtype", args.dtype, list(TOLERANCE))] * (args.dtype not in TOLERANCE)
-    wrong += [("checkpointing", args.checkpointing, ["false", "true", "both"])] * (checkpointing is None)
-    for key, got, options in wrong:
-        raise refuse(key, "unknown", got=got, expected=f"one of {', '.join(options)}")
-    for share in shares:
-        if not share.replace(".", "", 1).isdigit() or not 0 < float(share) <= 1:
-            raise refuse("shares", "out of range", got=share, expected="numbers above 0 and up to 1")
-    device, found = usable_device(args.device), []
-    for name, share, saved in product(names, shares, checkpointing or []):
-        theirs = args.peft and ad.VARIANTS[name].Config.__name__ in PEFT_KINDS
-        ways = [(loss, False) for loss in losses] + [(losses[-1], True)] * theirs
+    names, device = variants(args.variants), usable_device(args.device)
+    losses = [one_of("losses", loss, KINDS) for loss in args.losses]
+    shares = [number("shares", share, above=0, hi=1) for share in args.shares]
+    one_of("dtype", args.dtype, TOLERANCE)
+    planned = []
+    for name, share, saved in product(names, shares, args.checkpointing):
+        ways = [(loss, False) for loss in losses] + [(losses[-1], True)] * (args.peft and name in PEFT_KINDS)
         for loss, peft in ways:
             file = scratch / f"{name}-{share}-{saved}-{loss}-{peft}"
-            found.append(Step(name, peft, loss, float(share), saved, str(file), device))
-    return found
+            planned.append(Step(name, peft, loss, share, saved, str(file), device))
+    return planned
 
 
 def _in_a_process(args: Arguments, step: Step) -> dict[str, Any]:
     words = [f"{k}={v}" for k, v in asdict(args).items() if k in ("layers", "batch", "tokens", "vocabulary", "dtype")]
     environment = os.environ | (MAPPED if step.device == "cpu" else {})
     command = [sys.executable, "-m", "tools.bench_memory", *words, f"measure={json.dumps(asdict(step))}"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"bench_memory: a measurement ended with code {done.returncode}; its message is above")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise SystemExit(f"bench_memory: a measurement ended with code {process.returncode}; its message is above")
+    row: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return row
 
 
 # -- one measurement ---------------------------------------------------------------------------------------------------
@@ -143,33 +126,29 @@ def measure(args: Arguments, step: Step) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from adapters._contract import DTYPES
-    from harness.device import synchronize
     from harness.inputs.base_model import gradient_checkpointing
-    from tools.bench_speed import implementations, random_qwen3
+    from tools._qwen3 import random_qwen3, ways_to_adapt
 
-    model = random_qwen3(args.layers, step.device, dtype=DTYPES[args.dtype], vocabulary=args.vocabulary)
+    model = random_qwen3(args.layers, step.device, dtype=DTYPES[args.dtype], vocab_size=args.vocabulary)
     ids = torch.randint(args.vocabulary, (args.batch, args.tokens), generator=torch.Generator().manual_seed(1))
     ids = ids.to(step.device)
-    made = implementations(step.variant, model, ids[:1, :64], peft=step.peft)
-    attach = list(made.values())[1 if step.peft else 0]
+    attach = list(ways_to_adapt(step.variant, model, ids[:1, :64], peft=step.peft).values())[-1]  # PEFT's comes last
     with attach(), gradient_checkpointing(model, enabled=step.checkpointing):
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        _perturb(trainable)
+        perturb(trainable.values())  # else gradients are zero by the initial values
         model.train()
         _loss(model, ids[:1, :8], 0.5, step.loss, trained=bool(trainable))
         model.zero_grad(set_to_none=True)
-        held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+        model_bytes = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
         before = _start(step.device)
-        start = time.perf_counter()
-        loss = _loss(model, ids, step.share, step.loss, trained=bool(trainable))
-        synchronize(step.device)
-        seconds, peak = time.perf_counter() - start, _peak(step.device)
-        found = {n: p.grad.contiguous() for n, p in trainable.items() if p.grad is not None}
-        save_file(found | {"loss": loss}, step.gradients)
-    row: dict[str, Any] = {"model_bytes": held, "step_bytes": peak - before, "peak_bytes": held + peak - before}
-    if step.device != "cpu":
-        row |= {"peak_bytes": peak, "step_seconds": seconds}
-    return row
+        seconds, loss = timed(lambda: _loss(model, ids, step.share, step.loss, trained=bool(trainable)), step.device)
+        peak = _peak(step.device)
+        gradients = {n: p.grad.contiguous() for n, p in trainable.items() if p.grad is not None}
+        save_file(gradients | {"loss": loss}, step.gradients)
+    step_bytes = peak - before
+    if step.device == "cpu":
+        return {"model_bytes": model_bytes, "step_bytes": step_bytes, "peak_bytes": model_bytes + step_bytes}
+    return {"model_bytes": model_bytes, "step_bytes": step_bytes, "peak_bytes": peak, "step_seconds": seconds}
 
 
 def _loss(model: Any, ids: Any, share: float, kind: str, *, trained: bool) -> Any:
@@ -181,9 +160,9 @@ def _loss(model: Any, ids: Any, share: float, kind: str, *, trained: bool) -> An
     rows, width = ids.shape
     first = max(1, width - round(share * width))
     if kind == "model":
-        wanted = ids.clone()
-        wanted[:, :first] = -100
-        loss = model(input_ids=ids, labels=wanted, use_cache=False).loss
+        labels = ids.clone()
+        labels[:, :first] = -100
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
     else:
         columns = torch.arange(first, width, device=ids.device)
         labels = (torch.arange(rows, device=ids.device)[:, None] * width + columns).flatten()
@@ -193,17 +172,8 @@ def _loss(model: Any, ids: Any, share: float, kind: str, *, trained: bool) -> An
     return loss.detach()
 
 
-def _perturb(trainable: dict[str, Any]) -> None:
-    import torch
-
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in trainable.values():
-            p.add_((NOISE * torch.randn(p.shape, generator=generator)).to(p))
-
-
 def _start(device: str) -> int:
-    """Bytes in use now; the peak counts from here."""
+    """Bytes in use now; the peak is measured from here on."""
     import torch
 
     from harness.measure.cost import peak_rss_bytes, reset_peak_rss
@@ -225,41 +195,35 @@ def _peak(device: str) -> int:
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
-def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """label_loss_sum's peak over model(labels=…)'s, whole and without the model itself."""
-    found = []
-    for own in rows:
-        if own["loss"] != "chunks" or own["peft"]:
+def compare(rows: list[dict[str, Any]], dtype: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """label_loss_sum against model(labels=…): ratios of their peaks, and differences of their losses and gradients."""
+    keys = ("variant", "share", "checkpointing")
+    models = {tuple(r[k] for k in keys): r for r in rows if r["loss"] == "model"}
+    ratios, differences = [], []
+    for row in rows:
+        place = {k: row[k] for k in keys}
+        model = models.get(tuple(place.values()))
+        if model is None or row["peft"] or row["loss"] == "model":
             continue
-        same = {k: own[k] for k in ("variant", "peft", "share", "checkpointing")}
-        for other in rows:
-            if other["loss"] == "model" and all(other[k] == v for k, v in same.items()):
-                whole = own["peak_bytes"] / other["peak_bytes"]
-                found.append(same | {"peak": whole, "above_model": own["step_bytes"] / other["step_bytes"]})
-    return found
+        whole, above = (row[k] / model[k] for k in ("peak_bytes", "step_bytes"))
+        ratios.append(place | {"peak": whole, "above_model": above})
+        differences.append(place | difference(Path(row["gradients"]), Path(model["gradients"]), dtype))
+    return ratios, differences
 
 
-def compare(args: Arguments, made: list[Step]) -> list[dict[str, Any]]:
-    """Largest difference of loss and gradients between the two losses, relative; over the measurements just made."""
+def difference(own_file: Path, other_file: Path, dtype: str) -> dict[str, Any]:
+    """Relative differences of loss and gradients (norms over all tensors), and whether they are rounding errors."""
     from safetensors.torch import load_file
 
-    if set(args.losses.split(",")) != set(KINDS):
-        return []
-    found = []
-    for step in made:
-        if step.loss != "chunks" or step.peft:
-            continue
-        own = load_file(step.gradients)
-        other = load_file(step.gradients.replace("-chunks-", "-model-"))
-        loss = abs(float(own.pop("loss")) / float(other.pop("loss")) - 1)
-        change = sum(float((g.double() - other[n].double()).square().sum()) for n, g in own.items())
-        size = sum(float(g.double().square().sum()) for g in other.values())
-        gradients = (change / size) ** 0.5 if size else 0.0
-        most = TOLERANCE[args.dtype]
-        same = own.keys() == other.keys() and (size > 0 or not own) and loss <= most[0] and gradients <= most[1]
-        place = {"variant": step.variant, "share": step.share, "checkpointing": step.checkpointing}
-        found.append(place | {"loss": loss, "gradients": gradients, "same": same})
-    return found
+    own, other = load_file(own_file), load_file(other_file)
+    loss = abs(float(own.pop("loss")) / float(other.pop("loss")) - 1)
+    complete = own.keys() == other.keys()
+    change = sum(float((g.double() - other[n].double()).square().sum()) for n, g in own.items() if n in other)
+    size = sum(float(g.double().square().sum()) for g in other.values())
+    gradients = (change / size) ** 0.5 if size else 0.0
+    limits = TOLERANCE[dtype]
+    same = complete and (size > 0 or not own) and loss <= limits[0] and gradients <= limits[1]
+    return {"loss": loss, "gradients": gradients, "same": same}
 
 
 def line(row: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 python -m tools.gsm8k_smoke variants=<name>,<name>
     gsm8k=<folder>   holds train.jsonl and test.jsonl of openai/grade-school-math; empty: the hub's openai/gsm8k
-    threads=2        CPU threads; fewer than the cores that are free, or training slows down several times
-    out=<path>       where <path>.json and the runs' records (<path>/<id>/) go; empty: nowhere
+    threads=2        CPU threads; more threads than free cores slow training down several times
+    out=<path>       write <path>.json and the runs' records (<path>/<id>/)
 
-Each variant is `python train.py experiment=gsm8k_smoke variant=<name>`, killed by SIGKILL in mid-training, started
-again, killed in mid-evaluation, started again, and once more when finished; then eval_gsm8k.py answers the questions
-again. Any step lost or done twice, any question answered twice, another answer, or a loss that does not fall ends it
-with an error. The figures show that the path works: the runs are far too short to say anything about accuracy.
+Each variant is `python train.py experiment=gsm8k_smoke variant=<name>`, killed by SIGKILL while training, resumed,
+killed while evaluating, resumed, and started once more when finished; then eval_gsm8k.py answers the questions again.
+A step lost or repeated, a question answered twice or differently, or a loss that does not fall is an error. The figures
+show that the path works: the runs are far too short to say anything about accuracy.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.predict import CHUNK, predict
-from harness.evaluation.predictions import read_predictions
+from harness.cli.arguments import parse
 from harness.paths import ROOT, under_root
+from tools._shared import job_of, record_file, variants
 
 EXPERIMENT = "experiment=gsm8k_smoke"
 RUNS = ".cache/gsm8k_smoke"  # emptied at the start
@@ -35,32 +35,29 @@ KEPT = ("result.json", "config.yaml", "metrics.jsonl")
 
 @dataclass
 class Arguments:
-    variants: str
+    variants: list[str]
     gsm8k: str = ""
     threads: int | None = None
     out: str = ""
 
 
 def main(argv: list[str]) -> None:
-    from harness.cli.arguments import parse
-
     args = parse(Arguments, argv, __doc__ or "")
     from harness.cli.quiet import quiet
 
     words = [EXPERIMENT, "device=cpu", f"runs_dir={RUNS}", *source_words(args.gsm8k)]
     words += [] if args.threads is None else [f"threads={args.threads}"]
     shutil.rmtree(ROOT / RUNS, ignore_errors=True)
-    start, rows = time.perf_counter(), []
+    start = time.perf_counter()
     quiet()
-    for variant in args.variants.split(","):
-        rows.append(smoke(variant, words))
+    rows = [smoke(variant, words) for variant in variants(args.variants)]
     if args.out:
         write(rows, under_root(args.out), time.perf_counter() - start)
-    print(f"{len(rows)} runs, killed twice each: nothing lost, nothing done twice, the loss fell")
+    print(f"{len(rows)} runs, killed twice each: nothing lost, nothing repeated, the loss fell")
 
 
 def source_words(folder: str) -> list[str]:
-    """Overrides for local files. Raises BadInput naming the one that is missing."""
+    """Overrides for local files; none if `folder` is empty. Raises BadInput for a missing file."""
     from harness.errors import refuse
 
     if not folder:
@@ -68,7 +65,7 @@ def source_words(folder: str) -> list[str]:
     for name in ("train.jsonl", "test.jsonl"):
         if not (under_root(folder) / name).is_file():
             remedy = "Fetch it from github.com/openai/grade-school-math, or leave gsm8k= empty for the hub."
-            raise refuse("gsm8k", f"no {name} there", got=folder, remedy=remedy)
+            raise refuse("gsm8k", f"no {name} in this folder", got=folder, remedy=remedy)
     train, test = f"{folder}/train.jsonl", f"{folder}/test.jsonl"
     return [f"data.train.path={train}", f"data.questions.path={train}", f"data.test.path={test}"]
 
@@ -76,7 +73,8 @@ def source_words(folder: str) -> list[str]:
 def smoke(variant: str, words: list[str]) -> dict[str, Any]:
     """One variant's run through two kills; returns its record and what each start did. Raises SystemExit."""
     words = [f"variant={variant}", *words]
-    folder = _folder_of(words)
+    file = record_file(words)
+    folder = file.parent
     metrics, predictions = folder / "metrics.jsonl", folder / "predictions.jsonl"
     checkpoint = folder / "checkpoint" / "state.safetensors"
     kill(words, "training", lambda: checkpoint.exists() and _lines(metrics) > _steps_saved(checkpoint))
@@ -84,14 +82,14 @@ def smoke(variant: str, words: list[str]) -> dict[str, Any]:
     kill(words, "evaluation", lambda: _lines(predictions) > 0)
     answered = _lines(predictions)
     _run(["train.py", *words])
-    record = json.loads((folder / "result.json").read_text())
+    record, written = json.loads(file.read_text()), file.stat().st_mtime_ns
     _check(record["status"] == "done", f"{variant}: {record['status']}")
     nothing_lost(record, metrics, predictions)
-    again = _run(["train.py", *words])
-    _check("finished already, skipped" in again, f"{variant}: a finished run was not skipped")
-    answers = _run(["eval_gsm8k.py", f"run={folder.name}", f"runs_dir={RUNS}", "device=cpu"])
-    _check("the same questions are right" in answers, f"{variant}: answered again, other questions are right")
-    same_words(words, folder)
+    _run(["train.py", *words])
+    _check(file.stat().st_mtime_ns == written, f"{variant}: a finished run was not skipped")
+    output = _run(["eval_gsm8k.py", f"run={folder.name}", f"runs_dir={RUNS}", "device=cpu"])
+    _check("the same questions are right" in output, f"{variant}: re-evaluation finds other questions right")
+    same_texts(words, folder)
     kills = {"training": {"steps_done": trained, "steps_saved": saved}, "evaluation": {"answered": answered}}
     return {"run": folder.name, "kills": kills, "record": record}
 
@@ -101,40 +99,46 @@ def nothing_lost(record: dict[str, Any], metrics: Path, predictions: Path) -> No
     name = record["variant"]
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     _check(steps == list(range(1, record["steps"] + 1)), f"{name}: steps in metrics.jsonl are {steps}")
-    asked = [(p["split"], p["index"]) for p in map(json.loads, predictions.read_text().splitlines())]
+    answered = sorted((p["split"], p["index"]) for p in map(json.loads, predictions.read_text().splitlines()))
     expected = [(split, n) for split in ("test", "valid") for n in range(record[split]["total"])]
-    _check(sorted(asked) == expected, f"{name}: questions answered are {sorted(asked)}")
+    _check(answered == expected, f"{name}: questions answered are {answered}")
     first, last = record["train"]["loss_first"], record["train"]["loss_last"]
     _check(last < first, f"{name}: the loss did not fall, {first:.4f} -> {last:.4f}")
     health = record["health"]
     _check(bool(health["moved"] and health["no_base_gradient"] and health["base_unchanged"]), f"{name}: {health}")
 
 
-def same_words(words: list[str], folder: Path) -> None:
-    """Answers the last chunk of validation questions again in this process; raises SystemExit where a word differs."""
+def same_texts(words: list[str], folder: Path) -> None:
+    """Answers the last chunk of validation questions again in this process. Raises SystemExit if a text differs."""
+    import torch
+
     import adapters as ad
     from harness.data.held_out import hold_out
+    from harness.evaluation.predict import CHUNK, predict
+    from harness.evaluation.predictions import read_predictions
     from harness.inputs.base_model import load_model, load_tokenizer
     from harness.inputs.rows import read_questions
 
-    job = _job(words)
+    job = job_of(words)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)  # as train.py does
     questions = hold_out(read_questions(job.question_source, "data.questions"), job.valid_size)[0][: job.eval_limit]
-    kept = [p for p in read_predictions(folder / "predictions.jsonl") if p.split == "valid"]
+    stored = [p for p in read_predictions(folder / "predictions.jsonl") if p.split == "valid"]
     size = CHUNK * job.eval_batch_size
-    others = kept[: (len(kept) - 1) // size * size]
+    earlier = stored[: (len(stored) - 1) // size * size]
     tokenizer, model = load_tokenizer(job.model), load_model(job)
     with ad.load(model, folder / "adapter.safetensors"), tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "predictions.jsonl"
-        file.write_text("".join(json.dumps(vars(p), ensure_ascii=False) + "\n" for p in others))  # answered already
-        found = predict(model, tokenizer, questions, job, "valid", file, lambda text: None)
-    texts = {p.index: p.text for p in kept}
-    different = [p.index for p in found if p.text != texts[p.index]]
-    _check(not different, f"{folder.name}: answered again, validation questions {different} have other texts")
+        file.write_text("".join(json.dumps(vars(p), ensure_ascii=False) + "\n" for p in earlier))  # not answered again
+        predictions = predict(model, tokenizer, questions, job, "valid", file, lambda text: None)
+    texts = {p.index: p.text for p in stored}
+    different = [p.index for p in predictions if p.text != texts[p.index]]
+    _check(not different, f"{folder.name}: a second process gives validation questions {different} other texts")
 
 
 def kill(words: list[str], phase: str, ripe: Callable[[], bool]) -> None:
-    """Starts the run and ends it by SIGKILL as soon as `ripe()`. Raises SystemExit where it ends before that."""
-    print(f"$ python train.py {' '.join(words)}    (to be killed in {phase})", flush=True)
+    """Starts the run and sends SIGKILL as soon as `ripe()`. Raises SystemExit if it ends before that."""
+    print(f"$ python train.py {' '.join(words)}    (will be killed in {phase})", flush=True)
     process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT)
     try:
         while not ripe():
@@ -146,33 +150,12 @@ def kill(words: list[str], phase: str, ripe: Callable[[], bool]) -> None:
 
 
 def _run(words: list[str]) -> str:
-    """Output of a program of this repository. Raises SystemExit where it fails."""
+    """Output of a program of this repository. Raises SystemExit if it fails."""
     print(f"$ python {' '.join(words)}", flush=True)
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="", flush=True)
-    _check(done.returncode == 0, f"code {done.returncode} from python {' '.join(words)}")
-    return done.stdout
-
-
-def _job(words: list[str]) -> Any:
-    """The job that train.py makes of these words, on as many threads."""
-    import torch
-
-    from harness.config.compose import compositions
-    from harness.config.schema import register
-    from harness.config.validate import job_from
-
-    register()
-    job = job_from(next(compositions(words, multirun=False)))
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    return job
-
-
-def _folder_of(words: list[str]) -> Path:
-    from harness.records.plan import plan
-
-    return plan(_job(words)).folder
+    process = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(process.stdout, end="", flush=True)
+    _check(process.returncode == 0, f"exit code {process.returncode} from python {' '.join(words)}")
+    return process.stdout
 
 
 def _lines(file: Path) -> int:
@@ -192,14 +175,14 @@ def _check(holds: bool, otherwise: str) -> None:
 
 
 def write(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
-    """`out`.json with what happened, and `out`/<id>/ with the small files of each run."""
+    """`out`.json with the kills and seconds, and `out`/<id>/ with the small files of each run."""
     shutil.rmtree(out, ignore_errors=True)
     for row in rows:
         (out / row["run"]).mkdir(parents=True)
         for name in KEPT:
             shutil.copyfile(ROOT / RUNS / row["run"] / name, out / row["run"] / name)
-    kept = [{k: v for k, v in row.items() if k != "record"} for row in rows]
-    out.with_suffix(".json").write_text(json.dumps({"seconds": seconds, "runs": kept}, indent=1) + "\n")
+    runs = [{k: v for k, v in row.items() if k != "record"} for row in rows]
+    out.with_suffix(".json").write_text(json.dumps({"seconds": seconds, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

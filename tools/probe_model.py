@@ -1,9 +1,10 @@
-"""Every variant on a real model: attach, perturb, train a few steps, save, load in a fresh process, compare.
+"""Every variant on a real model: attach, perturb, train, save, load in a fresh process, compare: `make probe`.
 
-python -m tools.probe_model model=smollm2_135m      any option of conf/model, or
-python -m tools.probe_model id=<hub id or folder>
-    variants=<name>,<name>   only these
-    steps=3                  optimizer steps
+python -m tools.probe_model
+    model=tiny        any option of conf/model, or
+    id=<name>         a hub id or a folder
+    variants=all      or <name>,<name>
+    steps=3           optimizer steps
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.cli.arguments import parse
 from harness.paths import ROOT
+from tools._shared import calibration, job_of, perturb, timed, variants
 
-NOISE = 0.02  # standard deviation of the perturbation, so that no tensor keeps its special initial value
 TEXT = "harness/texts/general.txt"
+BASES = ROOT / ".cache" / "bases"
 
 
 @dataclass
 class Arguments:
     model: str = "tiny"
     id: str = ""
-    variants: str = ""
+    variants: list[str] = field(default_factory=lambda: ["all"])
     steps: int = 3
     reload: str = ""  # internal: folder of saved adapters that a fresh process is to load
 
 
 def main(argv: list[str]) -> None:
-    from harness.cli.arguments import parse
-
     args = parse(Arguments, argv, __doc__ or "")
     from harness.cli.quiet import quiet
 
@@ -45,11 +45,10 @@ def main(argv: list[str]) -> None:
         _reload(model, ids, Path(args.reload))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = _train_all(args, model, ids, Path(folder))
+        rows = [_train(name, model, ids, Path(folder), args.steps) for name in variants(args.variants)]
         words = [f"model={args.model}", f"id={args.id}", f"reload={folder}"]
-        done = subprocess.run([sys.executable, "-m", "tools.probe_model", *words], cwd=ROOT)
-        if done.returncode:
-            raise SystemExit("the fresh process failed; its message is above")
+        if code := subprocess.run([sys.executable, "-m", "tools.probe_model", *words], cwd=ROOT).returncode:
+            raise SystemExit(f"probe_model: the fresh process ended with code {code}; its message is above")
         reloaded = json.loads((Path(folder) / "reloaded.json").read_text())
     print(f"{'variant':18}{'attach, s':>10}{'identity error':>16}{'loss':>18}{'file, kB':>11}{'reload error':>14}")
     for row in rows:
@@ -59,25 +58,14 @@ def main(argv: list[str]) -> None:
 
 
 def _load(args: Arguments) -> tuple[Any, Any]:
-    from harness.config.compose import compositions
-    from harness.config.schema import register
-    from harness.config.validate import job_from
     from harness.inputs.base_model import load_model, load_tokenizer
 
-    register()
     overrides = ["benchmark=tiny", "model=hub", f"model.id={args.id}"] if args.id else [f"model={args.model}"]
-    job = job_from(next(compositions(["benchmark=tiny", *overrides, "model.dtype=float32"], multirun=False)))
+    job = job_of(["benchmark=tiny", *overrides, "model.dtype=float32"])
     return load_tokenizer(job.model), load_model(job)
 
 
-def _train_all(args: Arguments, model: Any, ids: Any, folder: Path) -> list[dict[str, Any]]:
-    import adapters as ad
-
-    names = args.variants.split(",") if args.variants else [n for n, v in ad.VARIANTS.items() if not v.trains_base]
-    return [_train_one(name, model, ids, folder, args.steps) for name in names]
-
-
-def _train_one(name: str, model: Any, ids: Any, folder: Path, steps: int) -> dict[str, Any]:
+def _train(name: str, model: Any, ids: Any, folder: Path, steps: int) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
@@ -85,16 +73,13 @@ def _train_one(name: str, model: Any, ids: Any, folder: Path, steps: int) -> dic
 
     with torch.no_grad():
         bare = model(ids).logits
-    cfg = ad.VARIANTS[name].Config()
-    start = time.perf_counter()
-    need = [ids] if ad.VARIANTS[name].calibration(cfg).value == "required" else None
-    with ad.attach(model, cfg, calibration=need, seed=0, cache_dir=ROOT / ".cache" / "bases") as handle:
-        row: dict[str, Any] = {"variant": name, "attach_seconds": time.perf_counter() - start}
+    cfg, batches = ad.VARIANTS[name].Config(), calibration(name, ids)
+    seconds, handle = timed(lambda: ad.attach(model, cfg, calibration=batches, seed=0, cache_dir=BASES))
+    with handle:
+        row: dict[str, Any] = {"variant": name, "attach_seconds": seconds}
         with torch.no_grad():
             row["identity"] = float((model(ids).logits - bare).abs().max())
-            generator = torch.Generator().manual_seed(0)
-            for p in handle.trainable().values():
-                p.add_(NOISE * torch.randn(p.shape, generator=generator))
+            perturb(handle.trainable().values())
         losses = []
         optimizer = torch.optim.AdamW(ad.parameter_groups(model, lr=1e-3)) if handle.trainable() else None
         for _ in range(steps + 1):
@@ -120,7 +105,7 @@ def _reload(model: Any, ids: Any, folder: Path) -> None:
 
     errors = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with ad.load(model, file, cache_dir=ROOT / ".cache" / "bases"), torch.no_grad():
+        with ad.load(model, file, cache_dir=BASES), torch.no_grad():
             expected = load_file(folder / f"{file.stem}.logits")["logits"]
             errors[file.stem] = float((model(ids).logits - expected).abs().max())
     (folder / "reloaded.json").write_text(json.dumps(errors))

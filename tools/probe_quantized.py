@@ -1,17 +1,33 @@
-"""What a variant can do on a quantized base, found out by doing it: attach, identity, training, detach, save, load.
+"""Tries what each variant can do on a quantized base: attach, identity, train, detach, save, load: `make capabilities`.
 
-`python -m tools.probe_quantized` tries every variant here and writes reports/capabilities.json, the report's 4-bit and 8-bit.
+python -m tools.probe_quantized
+    variants=all         or <name>,<name>
+    device=auto
+    out=<file>           JSON; reports/capabilities.json fills the 4-bit and 8-bit columns of the results table
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.cli.arguments import parse
+from harness.paths import under_root
+from tools._shared import calibration, variants
+
 QUANTIZATIONS = ("4bit", "8bit")
 STEPS = 3  # tensors behind a zero factor (LoRA's A behind B = 0) have no gradient in the first
+
+
+@dataclass
+class Arguments:
+    variants: list[str] = field(default_factory=lambda: ["all"])
+    device: str = "auto"
+    out: str = ""
 
 
 class Unfit(Exception):
@@ -24,7 +40,7 @@ def probe(variant: str, quantization: str, device: str = "cpu") -> str:
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _try(ad.VARIANTS[variant], quantized_model(quantization, device), Path(folder) / "adapter.safetensors")
+            _try(variant, quantized_model(quantization, device), Path(folder) / "adapter.safetensors")
     except (Unfit, ad.AdapterError, ImportError) as reason:
         return str(reason)
     except RuntimeError as error:  # a kernel that is missing or does not take these shapes
@@ -33,7 +49,7 @@ def probe(variant: str, quantization: str, device: str = "cpu") -> str:
 
 
 def quantized_model(quantization: str, device: str = "cpu", dtype: Any = None, **settings: Any) -> Any:
-    """A random two-layer Qwen3, 64 wide, with linear layers (but the head) of bitsandbytes: 4bit, 8bit, or none."""
+    """A random two-layer Qwen3, 64 wide; its linear layers except the head are bitsandbytes' for `4bit` and `8bit`."""
     import torch
     from torch import nn
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -68,22 +84,22 @@ def quantized_linear(linear: Any, quantization: str) -> Any:
     return layer
 
 
-def _try(variant: Any, model: Any, path: Path) -> None:
-    """Raises Unfit, or what the library or the quantized layer raises, at the first thing that does not work."""
+def _try(name: str, model: Any, path: Path) -> None:
+    """Raises Unfit, or what the library or the quantized layer raises, at the first step that does not work."""
     import torch
 
     import adapters as ad
 
     def logits(mode: bool) -> Any:
-        with torch.set_grad_enabled(mode):  # the hooks' two ways: training's, and evaluation's from cached factors
+        with torch.set_grad_enabled(mode):  # the hooks' two paths: training, and evaluation from cached factors
             return model.train(mode)(ids).logits.detach()
 
     ids = torch.arange(64, device=model.device).view(4, 16) * 5 % 128
-    cfg, bare = variant.Config(), {mode: logits(mode) for mode in (True, False)}
-    handle = ad.attach(model, cfg, seed=0, calibration=[ids] if variant.calibration(cfg).value == "required" else None)
+    variant, bare = ad.VARIANTS[name], {mode: logits(mode) for mode in (True, False)}
+    handle = ad.attach(model, variant.Config(), seed=0, calibration=calibration(name, ids))
     for mode, expected in bare.items():
         change = (logits(mode) - expected).square().mean().sqrt() / expected.std()
-        if not change <= (0.1 if variant.identity_atol else 0):  # 8-bit rounding makes of a small change a larger one
+        if not change <= (0.1 if variant.identity_atol else 0):  # 8-bit rounding amplifies small changes
             raise Unfit(f"attaching changes the model's output by {change:.1e} of its spread")
     start = {n: p.detach().clone() for n, p in handle.trainable().items()}
     for _ in range(STEPS if start else 0):
@@ -104,17 +120,20 @@ def _try(variant: Any, model: Any, path: Path) -> None:
         raise Unfit("a saved adapter computes something else once loaded")
 
 
-def main() -> None:
-    import torch
+def main(argv: list[str]) -> None:
+    args = parse(Arguments, argv, __doc__ or "")
+    from harness.cli.task import quiet
+    from harness.device import usable_device
 
-    import adapters as ad
-    from harness.report.build import CAPABILITIES
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = {v: {q: probe(v, q, device) for q in QUANTIZATIONS} for v in ad.VARIANTS}
-    CAPABILITIES.write_text(json.dumps({"device": device, "variants": found}, indent=1) + "\n")
-    print(f"{CAPABILITIES}: {sum(r == 'yes' for of in found.values() for r in of.values())} of {2 * len(found)} work")
+    quiet()
+    names, device = variants(args.variants, trains_base=True), usable_device(args.device)
+    answers: dict[str, dict[str, str]] = {}
+    for name in names:
+        answers[name] = {q: probe(name, q, device) for q in QUANTIZATIONS}
+        print(f"{name:18}" + "  ".join(f"{q}: {answer}" for q, answer in answers[name].items()), flush=True)
+    if args.out:
+        under_root(args.out).write_text(json.dumps({"device": device, "variants": answers}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,42 +1,60 @@
-"""Accuracy by problem family on the tiny benchmark, from records: what an adapter learnt, and what it unlearnt.
+"""Accuracy by problem family on the tiny benchmark, from records: what an adapter learned, and what it unlearned.
 
-`python -m tools.tiny_breakdown` reads runs/published/; a folder of runs may be given instead.
+python -m tools.tiny_breakdown
+    runs_dir=runs/published    where the records are
+    quantization=none          of the base
+
+One column per row of the results table (each variant at its chosen learning rate, first seed), best first.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from pathlib import Path
+from dataclasses import dataclass
 
-from harness.evaluation.metrics import from_bits
-from harness.records.store import PUBLISHED, read_records
-from harness.tiny.problems import test_problems
+from harness.cli.arguments import parse
+from harness.paths import under_root
+
+
+@dataclass
+class Arguments:
+    runs_dir: str = "runs/published"
+    quantization: str = "none"
+
+
+def main(argv: list[str]) -> None:
+    args = parse(Arguments, argv, __doc__ or "")
+    from harness.errors import refuse
+    from harness.records.store import read_records
+    from harness.report.sections import roles
+    from harness.report.table import rows
+
+    where = {"benchmark": "tiny", "quantization": args.quantization, "status": "done"}
+    records = read_records([under_root(args.runs_dir)]).records
+    runs = {r["run_id"]: r for r in records if all(r[k] == v for k, v in where.items())}
+    if not runs:
+        remedy = f"Run python train.py benchmark=tiny quantization={args.quantization} first."
+        raise refuse("runs_dir", "no finished runs on this benchmark and base", got=args.runs_dir, remedy=remedy)
+    frame = rows(list(runs.values()))
+    shown = [runs[name] for name in frame[frame["chosen"]]["run"]]
+    accuracy = [by_family(r["test"]["correct_bits"], r["test"]["total"]) for r in shown]
+    floor = next((a for r, a in zip(shown, accuracy, strict=True) if r["variant"] == roles().floor), accuracy[-1])
+    for head in ("variant", "rank"):
+        print(f"{head:18}" + "".join(f"{str(r[head] or '').removeprefix('antipasto_')[:9]:>10}" for r in shown))
+    for family in sorted(floor, key=lambda f: -floor[f]):
+        print(f"{family:18}" + "".join(f"{100 * a.get(family, float('nan')):10.0f}" for a in accuracy))
 
 
 def by_family(correct_bits: str, total: int) -> dict[str, float]:
-    """Family → share of its test questions that were right, for the first `total` questions."""
+    """Family → share of its test questions answered correctly, among the first `total` questions."""
+    from harness.evaluation.metrics import from_bits
+    from harness.tiny.problems import test_problems
+
     right: dict[str, list[bool]] = defaultdict(list)
     for problem, correct in zip(test_problems()[:total], from_bits(correct_bits, total), strict=True):
         right[problem.family.name].append(correct)
     return {name: sum(answers) / len(answers) for name, answers in right.items()}
-
-
-def main(argv: list[str]) -> None:
-    records = [r for r in read_records([Path(argv[0]) if argv else PUBLISHED]).records if r["status"] == "done"]
-    tables = {
-        r["variant"]: by_family(r["test"]["correct_bits"], r["test"]["total"])
-        for r in records
-        if r["benchmark"] == "tiny"
-    }
-    if not tables:
-        raise SystemExit("breakdown: no finished runs on the tiny benchmark there.")
-    floor = next(
-        (t for r, t in zip(records, tables.values(), strict=False) if r["lr"] is None), next(iter(tables.values()))
-    )
-    print(f"{'% right':18}" + "".join(f"{v.removeprefix('antipasto_')[:9]:>10}" for v in tables))
-    for family in sorted(floor, key=lambda f: -floor[f]):
-        print(f"{family:18}" + "".join(f"{100 * t.get(family, float('nan')):10.0f}" for t in tables.values()))
 
 
 if __name__ == "__main__":

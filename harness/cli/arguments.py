@@ -12,32 +12,50 @@ from omegaconf.errors import OmegaConfBaseException
 from adapters import problem
 
 T = TypeVar("T")
-TYPES = {"str": "a text", "bool": "true or false", "int": "an integer", "int | None": "an integer"}
+EXPECTED = {
+    "str": "a text",
+    "bool": "true or false",
+    "int": "an integer",
+    "int | None": "an integer",
+    "list[str]": "texts separated by commas",
+    "list[float]": "numbers separated by commas",
+    "list[bool]": "true, false or true,false",
+}
 
 
 def parse(schema: type[T], argv: list[str], doc: str) -> T:
-    """An instance of `schema` from `key=value` words. --help prints `doc`; anything wrong raises SystemExit(line)."""
+    """An instance of `schema` from `key=value` words. --help prints `doc`; bad input raises SystemExit(line).
+
+    A field without a default is required. Lists are separated by commas and may not be empty. Strings are taken
+    literally: an id may look like a number or like YAML. The types that a field may have are those of EXPECTED.
+    """
     if any(word in ("-h", "--help") for word in argv):
         print(doc.strip())
         raise SystemExit(0)
     declared: Any = fields(schema)  # type: ignore[arg-type]
-    types = {f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in declared}
-    checked = OmegaConf.structured(schema)
-    given = set()
+    types = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in declared}
+    values = OmegaConf.structured(schema)
+    seen: list[str] = []
     for word in argv:
-        key, equals, value = word.partition("=")
+        key, equals, text = word.partition("=")
         if not equals or key not in types:
             expected = f"one of {'=, '.join(types)}="
             raise SystemExit(problem(key, "unknown argument", got=word, expected=expected, remedy="See --help."))
         try:
-            # Texts are taken as they are: an id may look like a number or like YAML.
-            checked[key] = value if types[key] == "str" else yaml.safe_load(value)
+            values[key] = _value(types[key], text)
         except (OmegaConfBaseException, yaml.YAMLError):
-            expected = TYPES.get(types[key], types[key])
-            raise SystemExit(problem(key, "wrong type", got=value, expected=expected, remedy="See --help.")) from None
-        given.add(key)
-    needed = [f.name for f in declared if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [n for n in needed if n not in given or checked[n] == ""]:
+            expected = EXPECTED[types[key]]
+            raise SystemExit(problem(key, "wrong type", got=text, expected=expected, remedy="See --help.")) from None
+        seen.append(key)
+    required = [f.name for f in declared if f.default is MISSING and f.default_factory is MISSING]
+    missing = [n for n in required if n not in seen or values[n] == ""] + [n for n in seen if values[n] == []]
+    if missing:
         raise SystemExit(problem(missing[0], "missing", expected=f"{missing[0]}=<value>", remedy="See --help."))
-    result: Any = OmegaConf.to_object(checked)
+    result: Any = OmegaConf.to_object(values)
     return result
+
+
+def _value(kind: str, text: str) -> Any:
+    if kind.startswith("list["):
+        return [part.strip() for part in text.split(",") if part.strip()]  # OmegaConf converts the parts
+    return text if kind == "str" else yaml.safe_load(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.paths import ROOT
+from harness.errors import refuse
 from harness.records.record import Record
 from harness.report.columns import Capabilities, Column, Row, columns, paper
 from harness.report.notes import notes
@@ -36,16 +36,16 @@ def _cells(row: Row, used: list[Column]) -> list[str]:
     return texts
 
 
-MARKS = re.compile(r"(<!-- costs:begin .*?-->\n)(.*?)(<!-- costs:end -->)", re.DOTALL)
+def fill_block(text: str, name: str, content: str, page: str) -> str:
+    """`text` with `content` between its marks `<!-- {name}:begin … -->` and `<!-- {name}:end -->`.
 
-
-def with_costs(page: Path, text: str) -> str:
-    """The page with `text` between its marks. Raises SystemExit where they are missing."""
-    there = page.read_text()
-    if not MARKS.search(there):
-        marks = "<!-- costs:begin … --> and <!-- costs:end -->"
-        raise SystemExit(f"{page.relative_to(ROOT)}: the marks are missing; expected {marks}.")
-    return MARKS.sub(lambda m: f"{m[1]}\n{text}\n\n{m[3]}", there)
+    Raises SystemExit, naming `page`, unless there is exactly one such pair.
+    """
+    parts = re.split(rf"(<!-- {name}:begin .*-->\n|<!-- {name}:end -->)", text)
+    if len(parts) != 5 or not parts[1].endswith("\n") or parts[3].endswith("\n"):
+        marks = f"<!-- {name}:begin … --> and <!-- {name}:end -->"
+        raise refuse(page, f"no single block {name}", expected=f"{marks}, once each", remedy="Restore these two lines.")
+    return "".join([*parts[:2], content, "\n", *parts[3:]])
 
 
 # -- README ------------------------------------------------------------------------------------------------------------

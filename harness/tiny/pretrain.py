@@ -1,12 +1,7 @@
-"""Make the embedded base model from scratch: `python -m harness.tiny.pretrain` writes models/tiny.
-
-`--check` compares the stored recipe hash with the one of the current sources and fails where they differ. Nothing is
-written before training has ended; the folder's files are then replaced one by one, each atomically, the recipe last.
-"""
+"""Pre-training of the embedded base model; `python -m tools.tiny_base` runs it and writes models/tiny."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -23,8 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from harness.tiny import problems
-from harness.tiny.recipe import MODEL_DIR, VOCAB_SIZE, Recipe, check, recipe_hash
-from harness.tiny.tokenizer import train_tokenizer
+from harness.tiny.recipe import VOCAB_SIZE, Recipe
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -64,20 +58,20 @@ def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[Ten
 
     A row starts with a fresh document, as a prompt does in use; the document that ends a row is cut there.
     """
-    wanted = recipe.steps * recipe.batch_rows
-    ids = torch.empty(wanted, recipe.row_tokens, dtype=torch.long)
-    weights = torch.empty(wanted, recipe.row_tokens)
-    count = wanted * recipe.row_tokens  # more than enough: the stream is read until the rows are full
+    rows = recipe.steps * recipe.batch_rows
+    ids = torch.empty(rows, recipe.row_tokens, dtype=torch.long)
+    weights = torch.empty(rows, recipe.row_tokens)
+    count = rows * recipe.row_tokens  # more than enough: the stream is read until the rows are full
     documents = problems.pretraining_documents(recipe.seed, count, recipe.bare_share, recipe.formula_share)
     filled = 0
     row: list[int] = []
     row_weights: list[float] = []
-    while filled < wanted:
+    while filled < rows:
         texts = list(islice(documents, 4096))
         for text, encoding in zip(texts, tokenizer.backend_tokenizer.encode_batch(texts), strict=True):
             row += [*encoding.ids, tokenizer.eos_token_id]
             row_weights += [*answer_weights(text, encoding.offsets, recipe.noise_weight), 1.0]
-            if len(row) >= recipe.row_tokens and filled < wanted:
+            if len(row) >= recipe.row_tokens and filled < rows:
                 ids[filled] = torch.tensor(row[: recipe.row_tokens])
                 weights[filled] = torch.tensor(row_weights[: recipe.row_tokens])
                 filled, row, row_weights = filled + 1, [], []
@@ -128,7 +122,7 @@ def pretrain(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, report: Callabl
 def write(
     folder: Path, recipe: Recipe, digest: str, tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM
 ) -> None:
-    """Replace the files in `folder`; recipe.json, with `digest` in it, last: a half-replaced folder fails `check`."""
+    """Replace the files in `folder`, each atomically; recipe.json, with `digest`, is last: `check` fails until then."""
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -155,24 +149,3 @@ def write(
         final = Path(scratch) / "recipe.json"
         final.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         os.replace(final, folder / "recipe.json")
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Train and write models/tiny, or only check it."""
-    parser = argparse.ArgumentParser(description="Make the embedded base model (20 to 30 minutes on two cores).")
-    parser.add_argument("--check", action="store_true", help="only compare the stored recipe hash with the sources")
-    arguments = parser.parse_args(argv)
-    if arguments.check:
-        check()
-        print(f"{MODEL_DIR}: recipe hash matches the sources")
-        return
-    recipe = Recipe()
-    digest = recipe_hash(recipe)  # before training: sources edited meanwhile did not make this model
-    tokenizer = train_tokenizer()
-    model = pretrain(recipe, tokenizer, lambda line: print(line, flush=True))
-    write(MODEL_DIR, recipe, digest, tokenizer, model)
-    print(f"wrote {MODEL_DIR}")
-
-
-if __name__ == "__main__":
-    main()

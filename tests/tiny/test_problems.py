@@ -198,7 +198,7 @@ def test_model_is_small_wide_enough_and_stored_in_bf16():
 
 
 def test_stored_model_was_made_by_these_sources():
-    """`python -m harness.tiny.pretrain --check` passes, and fails once a hyperparameter or the sources differ."""
+    """`python -m tools.tiny_base check=true` passes, and fails once a hyperparameter or the sources differ."""
     recipe.check()
     assert recipe.recipe_hash(recipe.Recipe(seed=1)) != recipe.recipe_hash()
 

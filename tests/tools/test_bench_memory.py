@@ -1,7 +1,8 @@
-"""Memory of a training step: it follows live tensors, and a wrong loss is noticed."""
+"""Peak memory of a training step: measured right, compared by value, refused in one line."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,34 @@ def test_memory_follows_live_tensors(tmp_path: Path) -> None:
     assert difference["same"]
 
 
-def test_a_wrong_loss_is_noticed(monkeypatch: Any, tmp_path: Path) -> None:
-    """The comparison looks at values, not only at names."""
+@pytest.mark.parametrize(
+    ("own", "other", "same"),
+    [
+        ({"a": [1.0, 2.0]}, {"a": [1.0, 2.0]}, True),
+        ({"a": [1.0, 2.01]}, {"a": [1.0, 2.0]}, False),
+        ({"a": [0.0, 0.0]}, {"a": [0.0, 0.0]}, False),  # nothing was compared
+        ({"a": [1.0, 2.0]}, {"a": [1.0, 2.0], "b": [1.0]}, False),
+        ({"a": [1.0], "b": [1.0]}, {"a": [1.0]}, False),
+        ({"loss": 3.001, "a": [1.0]}, {"a": [1.0]}, False),
+        ({}, {}, True),  # `none` has no gradients
+    ],
+)
+def test_a_wrong_loss_is_noticed(tmp_path: Path, own: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    """The comparison looks at values, not only at names; PEFT's rows and those of one loss alone are not compared."""
     from safetensors.torch import save_file
 
-    args = bench_memory.Arguments(shares="1", checkpointing="false", dtype="float32", device="cpu")
-    steps = bench_memory.steps(args, tmp_path)
-    for wrong, tensors in ((False, [1.0, 2.0]), (True, [1.0, 2.01]), (True, [0.0, 0.0])):
-        for step in steps:
-            own = step.loss == "chunks"
-            values = tensors if own or not any(tensors) else [1.0, 2.0]
-            save_file({"loss": torch.tensor(3.0), "a": torch.tensor(values)}, step.gradients)
-        (difference,) = bench_memory.compare(args, steps)
-        assert difference["same"] is not wrong
+    args = bench_memory.Arguments(variants=["lora"], shares=[1.0], checkpointing=[False], peft=True, device="cpu")
+    rows = []
+    for step in bench_memory.steps(args, tmp_path):
+        tensors = {"loss": 3.0} | (own if step.loss == "chunks" else other)
+        save_file({n: torch.tensor(v) for n, v in tensors.items()}, step.gradients)
+        sizes = {"peak_bytes": 10 if step.loss == "model" else 4, "step_bytes": 8 if step.loss == "model" else 2}
+        rows.append(dataclasses.asdict(step) | sizes)
+    assert [r["peft"] for r in rows] == [False, False, True]
+    (ratio,), (difference,) = bench_memory.compare(rows, "float32")
+    assert difference["same"] is same
+    assert (ratio["peak"], ratio["above_model"]) == (0.4, 0.25)
+    assert bench_memory.compare(rows[1:], "float32") == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -50,12 +66,13 @@ def test_a_wrong_loss_is_noticed(monkeypatch: Any, tmp_path: Path) -> None:
     [
         (["variants=nope"], r"variants: unknown, got 'nope'; expected one of .*"),
         (["losses=mine"], r"losses: unknown, got 'mine'; expected one of model, chunks\."),
-        (["shares=2"], r"shares: out of range, got '2'; expected numbers above 0 and up to 1\."),
-        (["checkpointing=maybe"], r"checkpointing: unknown, got 'maybe'; expected one of false, true, both\."),
+        (["shares=0.5,2"], r"shares: out of range, got 2\.0; expected a finite number > 0 and <= 1\."),
+        (["shares=0"], r"shares: out of range, got 0\.0; expected a finite number > 0 and <= 1\."),
+        (["checkpointing=maybe"], r"checkpointing: wrong type, got 'maybe'; expected true, false or true,false\. .*"),
         (["dtype=int8"], r"dtype: unknown, got 'int8'; expected one of .*"),
     ],
 )
-def test_memory_refuses_what_cannot_be(words: list[str], message: str) -> None:
+def test_memory_refuses_bad_input(words: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         bench_memory.main(["device=cpu", *words])
 

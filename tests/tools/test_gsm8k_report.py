@@ -1,27 +1,49 @@
-"""GSM8K reports are what the measurements give."""
+"""Pages written from measurements match their JSON files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pytest
+
+from harness.report.markdown import fill_block
 from tools import gsm8k_gpu, gsm8k_report
 
 
-def test_reports_are_what_the_files_give() -> None:
-    """Like `make table-check`: whoever changes a JSON or the writer rebuilds the texts."""
+def test_reports_match_the_json_files() -> None:
+    """Like `make docs-check`: whoever changes a JSON or the writer rebuilds the texts."""
     gsm8k_report.main(["check=true"])
 
 
-def test_what_no_cuda_device_measured_is_unmeasured(tmp_path: Path) -> None:
-    """A part measured on a CPU counts for nothing; one measured on CUDA replaces its line alone."""
-    part = {"key": "k", "seconds": 61.0, "result": {"tests": 5, "failures": 0, "errors": 0, "skipped": 1}}
+def test_only_cuda_measurements_are_reported(tmp_path: Path) -> None:
+    """A part measured on a CPU does not count; one measured on CUDA has a row and leaves the line of the others."""
+    names = gsm8k_gpu.part_names()
+    part = {"seconds": 61.0, "result": {"tests": 5, "failures": 0, "errors": 0, "skipped": 1}}
     part["result"] |= {"provenance": {"device": "Some GPU"}}  # type: ignore[operator]
     (tmp_path / "tests.json").write_text(json.dumps(part | {"part": "tests", "device": "cpu"}))
     text = gsm8k_report.gpu_report(gsm8k_report.gpu_parts(tmp_path))
-    assert text.count("**unmeasured**") == len(gsm8k_gpu.plan_names())
+    assert f"Not measured: {', '.join(names)}.\n" in text
     assert "Some GPU" not in text
+    assert "|" not in text
     (tmp_path / "tests.json").write_text(json.dumps(part | {"part": "tests", "device": "cuda"}))
+    diverged = {"status": "diverged", "provenance": {"device": "Some GPU"}}
+    run = {"part": "run-ia3", "device": "cuda:0", "seconds": 1000.0, "result": diverged}
+    (tmp_path / "run-ia3.json").write_text(json.dumps(run))
     text = gsm8k_report.gpu_report(gsm8k_report.gpu_parts(tmp_path))
     assert "| tests | Some GPU | 61 | 4 passed, 1 skipped |" in text
-    assert text.count("**unmeasured**") == len(gsm8k_gpu.plan_names()) - 1
+    assert "| run-ia3 | Some GPU | 1,000 | diverged |" in text
+    assert f"Not measured: {', '.join(n for n in names if n not in ('tests', 'run-ia3'))}.\n" in text
+
+
+def test_a_block_is_filled_between_its_marks_alone() -> None:
+    """And a page without exactly one pair of marks, in their order, is refused by name."""
+    begin, end = "<!-- costs:begin (x writes this) -->\n", "<!-- costs:end -->"
+    page = f"a\n{begin}old\n<!-- other:begin -->\n{end}\nb <!-- costs: -->\n"
+    assert fill_block(page, "costs", r"new \1", "p.md") == f"a\n{begin}new \\1\n{end}\nb <!-- costs: -->\n"
+    assert fill_block(fill_block(page, "costs", "x", "p.md"), "costs", "x", "p.md") == fill_block(
+        page, "costs", "x", ""
+    )
+    for broken in ("", begin, end, f"{end}\n{begin}", f"{begin}{begin}{end}", f"{begin}{end}{end}", page + page):
+        with pytest.raises(SystemExit, match=r"p\.md: no single block costs; expected <!-- costs:begin … --> and .*"):
+            fill_block(broken, "costs", "x", "p.md")

@@ -1,4 +1,4 @@
-"""The smoke run's checks fail where something is lost."""
+"""The smoke run: its checks can fail."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def test_smoke_notices_what_is_lost(
 
 
 def test_smoke_refuses_a_folder_without_the_files(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"gsm8k: no train\.jsonl there, got '.*'\. Fetch it from .*"):
+    with pytest.raises(SystemExit, match=r"gsm8k: no train\.jsonl in this folder, got '.*'\. Fetch it from .*"):
         gsm8k_smoke.main(["variants=lora", f"gsm8k={tmp_path}"])

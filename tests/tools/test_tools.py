@@ -1,0 +1,72 @@
+"""What holds for every tool, and the tables that tiny_breakdown prints."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from harness.paths import ROOT
+from harness.records.store import PUBLISHED, read_records
+from harness.tiny.problems import test_problems as problems_of_the_test
+from tools import drill, tiny_breakdown
+from tools._shared import variants
+
+TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if not p.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_tool_explains_itself_and_refuses_unknown_words(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--help says how to call it and names each argument, and does nothing else; any other word is `key=value`."""
+    tool = importlib.import_module(f"tools.{name}")
+    with pytest.raises(SystemExit) as stopped:
+        tool.main(["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert f"python -m tools.{name}" in text
+    for field in tool.Arguments.__dataclass_fields__.values():
+        if field.name not in ("measure", "reload"):  # what a tool passes to a process of its own
+            assert f"{field.name}=" in text, field.name
+    for word in ("nope=1", "--check", "runs/published"):
+        with pytest.raises(SystemExit, match=r"unknown argument, got '.*'; expected one of \w+="):
+            tool.main([word])
+
+
+def test_variants_are_chosen_by_name() -> None:
+    frozen = variants(["all"])
+    assert "lora" in frozen
+    assert set(variants(["all"], trains_base=True)) - set(frozen) == {"full"}
+    assert variants(["dora", "none"]) == ["dora", "none"]
+    for name in ("full", "", "all"):
+        with pytest.raises(SystemExit, match=rf"variants: unknown, got '{name}'; expected one of antipasto, .*"):
+            variants(["lora", name])
+
+
+def test_every_drill_selects_a_test_module() -> None:
+    modules = [Path(d.words()[2]) for d in drill.DRILLS]
+    assert all((ROOT / m).is_file() for m in modules)
+    assert [d.name for d in drill.DRILLS if d.name not in (drill.__doc__ or "")] == []
+
+
+def test_families_of_a_run_add_up_to_its_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    """The published records, one column for each row of the results table that is at its chosen learning rate."""
+    problems = problems_of_the_test()
+    records = [r for r in read_records([PUBLISHED]).records if r["status"] == "done"]
+    for r in records:
+        shares = tiny_breakdown.by_family(r["test"]["correct_bits"], r["test"]["total"])
+        right = sum(shares[p.family.name] for p in problems[: r["test"]["total"]])
+        assert right == pytest.approx(r["test"]["correct"])
+    tiny_breakdown.main([])
+    head, rank, *families = (line.split() for line in capsys.readouterr().out.splitlines())
+    setting = {(r["variant"], r["rank"]) for r in records}
+    assert head.count("antipasto") == len({k for k in setting if k[0] == "antipasto"})
+    assert len(head) - 1 == len(setting)
+    assert {len(line) for line in families} == {len(head)}
+    assert {line[0] for line in families} == {p.family.name for p in problems}
+    assert rank[0] == "rank"
+
+
+def test_breakdown_refuses_a_folder_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"runs_dir: no finished runs on this benchmark and base, got '.*'\. Run .*"):
+        tiny_breakdown.main([f"runs_dir={tmp_path}"])

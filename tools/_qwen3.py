@@ -1,0 +1,61 @@
+"""Qwen3-0.6B's shapes with random weights, and ways to adapt them: this library's, and PEFT's as a yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tools._shared import calibration
+
+PEFT_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # our variant → PEFT's config of the same rank and targets
+    "lora": ("LoraConfig", {"r": 32}),
+    "dora": ("LoraConfig", {"r": 32, "use_dora": True}),
+    "delora": ("DeloraConfig", {"r": 32}),
+    "ia3": ("IA3Config", {"feedforward_modules": []}),
+    "hra": ("HRAConfig", {"r": 32}),
+    "road": ("RoadConfig", {}),
+}
+TARGETS = {"qv": ["q_proj", "v_proj"], "kv": ["k_proj", "v_proj"]}
+
+
+def random_qwen3(layers: int, device: str, *, dtype: Any = None, **settings: Any) -> Any:
+    """A frozen model, bf16 on CUDA and fp32 on CPU unless `dtype` says otherwise; settings change its config."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8}
+    shape |= {"num_hidden_layers": layers, "head_dim": 128, "vocab_size": 8192, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    return Qwen3ForCausalLM(Qwen3Config(**(shape | settings))).to(device, dtype).eval().requires_grad_(False)
+
+
+def ways_to_adapt(variant: str, model: Any, ids: Any, *, peft: bool) -> dict[str, Callable[[], Any]]:
+    """Label → factory of a context manager that adapts `model`: ours and, if `peft` and PEFT has it, PEFT's.
+
+    ids: token ids for variants that require calibration.
+    """
+    import adapters as ad
+
+    cfg, batches = ad.VARIANTS[variant].Config(), calibration(variant, ids)
+    ways: dict[str, Callable[[], Any]] = {}
+    ways[variant] = lambda: ad.attach(model, cfg, calibration=batches, seed=0, cache_dir=".cache/bench-bases")
+    if peft and variant in PEFT_KINDS:
+        ways[f"{variant} (PEFT)"] = lambda: PeftAttached(model, *PEFT_KINDS[variant], TARGETS[cfg.targets])
+    return ways
+
+
+class PeftAttached:
+    """PEFT's adapter for the length of a block; unloading puts the model's own layers back."""
+
+    def __init__(self, model: Any, kind: str, options: dict[str, Any], targets: list[str]) -> None:
+        self.model, self.kind, self.options = model, kind, options | {"target_modules": targets}
+
+    def __enter__(self) -> None:
+        import peft
+
+        self.adapted = peft.get_peft_model(self.model, getattr(peft, self.kind)(**self.options))
+
+    def __exit__(self, *_: object) -> None:
+        self.adapted.unload()
+        self.model.requires_grad_(False)
