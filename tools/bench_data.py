@@ -68,6 +68,7 @@ def measure(file: Path, args: Arguments) -> None:
     from harness.cli.task import quiet
     from harness.data.load import load_data
     from harness.inputs.base_model import load_tokenizer
+    from harness.inputs.fingerprints import Fingerprinter
     from harness.measure.cost import peak_rss_bytes, reset_peak_rss
 
     place, questions = Path(args.tokenizer), file.parent / "questions.jsonl"
@@ -78,10 +79,10 @@ def measure(file: Path, args: Arguments) -> None:
     words += [f"model.id={place.parent if gguf else place}", *([f"model.gguf_file={place.name}"] * gguf)]
     quiet()
     job = job_of(words)
-    tokenizer = load_tokenizer(job.model)
+    tokenizer, prints = load_tokenizer(job.model), Fingerprinter().of(job)
     reset_peak_rss()
     before, cpu = peak_rss_bytes() / 1e6, time.process_time()
-    seconds, data = timed(lambda: load_data(job, tokenizer))
+    seconds, data = timed(lambda: load_data(job, tokenizer, prints))
     cpu, rows, peak = time.process_time() - cpu, data.counts["train_rows"], peak_rss_bytes() / 1e6
     print(f"  {seconds:.1f} s ({cpu:.1f} s of CPU), {rows / seconds:,.0f} rows/s, RSS {before:.0f} -> {peak:.0f} MB")
 

@@ -30,9 +30,9 @@ def main(argv: list[str]) -> None:
     from harness.report.sections import roles
     from harness.report.table import rows
 
-    where = {"benchmark": "tiny", "quantization": args.quantization, "status": "done"}
+    wanted = ("tiny", args.quantization, "done")
     records = read_records([under_root(args.runs_dir)]).records
-    runs = {r["run_id"]: r for r in records if all(r[k] == v for k, v in where.items())}
+    runs = {r["run_id"]: r for r in records if (r["benchmark"], r["quantization"], r["status"]) == wanted}
     if not runs:
         remedy = f"Run python train.py benchmark=tiny quantization={args.quantization} first."
         raise refuse("runs_dir", "no finished runs on this benchmark and base", got=args.runs_dir, remedy=remedy)
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     accuracy = [by_family(r["test"]["correct_bits"], r["test"]["total"]) for r in shown]
     floor = next((a for r, a in zip(shown, accuracy, strict=True) if r["variant"] == roles().floor), accuracy[-1])
     for head in ("variant", "rank"):
-        print(f"{head:18}" + "".join(f"{str(r[head] or '').removeprefix('antipasto_')[:9]:>10}" for r in shown))
+        print(f"{head:18}" + "".join(f"{str(r.get(head) or '').removeprefix('antipasto_')[:9]:>10}" for r in shown))
     for family in sorted(floor, key=lambda f: -floor[f]):
         print(f"{family:18}" + "".join(f"{100 * a.get(family, float('nan')):10.0f}" for a in accuracy))
 
