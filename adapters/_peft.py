@@ -26,8 +26,9 @@ from adapters._hooks import Attachment, Restored, attach, attachment, detach
 from adapters._peft_kinds import KINDS, Kind, Tensors
 from adapters._registry import VARIANTS
 from adapters._targets import PRESETS, select_targets
-from adapters._weights import is_linear, layer_shape
+from adapters._weights import is_conv1d, is_linear, layer_shape
 
+ON_CONV1D = ("LORA", "IA3")  # PEFT's kinds that work on GPT-2's Conv1D
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 
 
@@ -43,7 +44,9 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
     if not handle.sites:
         raise AdapterError(problem(name, "no adapter to export", remedy="Use the model's own save_pretrained."))
     kind = KINDS.get(name, KINDS["lora"])
-    kind = kind if kind.can_write(handle.cfg) else KINDS["lora"]
+    transposed = any(is_conv1d(site.layer) for site in handle.sites.values())
+    fits = kind.can_write(handle.cfg) and (kind.peft_type in ON_CONV1D or not transposed)
+    kind = kind if fits else KINDS["lora"]
     layers = {n: kind.write(_in_fp64(site)) for n, site in handle.sites.items()}
     ranks = {n: kind.rank(t) for n, t in layers.items()} if kind.rank is not None else {}
     layers = {n: kind.padded(t, max(ranks.values(), default=0)) for n, t in layers.items()}
@@ -60,6 +63,7 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
         "target_modules": targets,
         "modules_to_save": None,
     }
+    config |= {"fan_in_fan_out": True} if transposed else {}
     config |= dict(kind.flags) | kind.fields(handle.cfg, ranks, targets)
     return _write_folder(Path(folder), tensors, config)
 
@@ -102,7 +106,7 @@ IGNORED = {
     *("peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode"),
     *("peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("feedforward_modules", "init_weights", "init_ia3_weights", "lora_dropout", "module_dropout", "megatron_core"),
-    *("qalora_group_size", "eva_config", "runtime_config", "lambda_pattern"),
+    *("qalora_group_size", "eva_config", "runtime_config", "lambda_pattern", "fan_in_fan_out"),
 }
 READ = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "delora_lambda"),

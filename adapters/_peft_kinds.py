@@ -48,7 +48,8 @@ class Kind:
 def _write_factors(site: Variant) -> Tensors:
     factors = site.factors()
     if factors is None:
-        raise AdapterError(problem(site.name, "neither linear in x nor one of PEFT's kinds; it cannot be exported"))
+        what = "neither low-rank nor a kind that PEFT has for these layers; it cannot be exported"
+        raise AdapterError(problem(site.name, what))
     P, Q = factors
     if P.shape[1] > min(site.o, site.i):  # e.g. pissa's 2r: no matrix has a larger rank than its smaller side
         W = P @ Q

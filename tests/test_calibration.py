@@ -178,7 +178,7 @@ def test_errors_name_the_problem_and_leave_the_model_alone():
         (
             toy(),
             [tokens(1, 7)],
-            "fewer calibration tokens than the rank at layer layers.0.q_proj, got 7; expected >= r=8",
+            r"fewer calibration tokens than the rank at layer layers.0.q_proj, got 7; expected >= r=8 \+ 1",
         ),
     ):
         with pytest.raises(ad.AdapterError, match=message):
@@ -219,7 +219,8 @@ def collected(model, name):
 
 @pytest.mark.parametrize("layer", ["layers.0.q_proj", "layers.1.v_proj"])
 def test_bases_equal_a_plain_svd_of_the_activations(layer):
-    """Right singular vectors of X for EVA; of W·(XᵀX/n + eps)^½ for CorDA, whose S² are output energies; ASVD's."""
+    """Right singular vectors of X, centred or not, for EVA; of W·(XᵀX/n + eps)^½ for CorDA, with S² as output energies;
+    ASVD's."""
     model = toy(torch.float64)
     X, W = collected(model, layer), model.get_submodule(layer).weight.detach().numpy()
 
@@ -229,13 +230,14 @@ def test_bases_equal_a_plain_svd_of_the_activations(layer):
             tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
             return {k: t.detach().numpy().copy() for k, t in tensors.items()}
 
-    A = site("eva")["lora_A"]
-    V = np.linalg.svd(X)[2][:8]
-    assert np.allclose(np.abs((A * V).sum(1)), 1, atol=1e-8)
+    for centre, rows in ((True, X - X.mean(0)), (False, X)):
+        A = site("eva", centre=centre)["lora_A"]
+        V = np.linalg.svd(rows)[2][:8]
+        assert np.allclose(np.abs((A * V).sum(1)), 1, atol=1e-8)
 
-    eps = 1e-9
+    eps, power = 1e-9, (X**2).mean()  # cov_eps counts in mean squares of an input
     got = site("antipasto_corda", cov_eps=eps)
-    values, Q = np.linalg.eigh(X.T @ X / len(X) + eps * np.eye(X.shape[1]))
+    values, Q = np.linalg.eigh(X.T @ X / len(X) + eps * power * np.eye(X.shape[1]))
     U, S, Vh = np.linalg.svd(W @ (Q * np.sqrt(values)) @ Q.T)
     assert np.allclose(got["basis_S"], S[:8])
     expected = U[:, :8] * S[:8] @ Vh[:8] @ (Q / np.sqrt(values)) @ Q.T
@@ -244,7 +246,7 @@ def test_bases_equal_a_plain_svd_of_the_activations(layer):
     assert np.allclose(energy, got["basis_S"] ** 2, rtol=1e-6)
 
     got = site("antipasto_asvd", cov_eps=0.01)
-    d = np.sqrt((X**2).mean(0) + 0.01)
+    d = np.sqrt((X**2).mean(0) + 0.01 * power)
     U, S, Vh = np.linalg.svd(W * d)
     assert np.allclose(got["basis_d"], d)
     expected = U[:, :8] * S[:8] @ Vh[:8] / d
@@ -465,7 +467,7 @@ def test_moments_are_read_before_any_hook_is_there():
     layers = {n: m for n, m in linears(model).items() if n.endswith(("q_proj", "v_proj"))}
     lazy = Moments(model, layers, CALIBRATION, budget=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adapters._hooks.second_moments", lambda *_: lazy)
+        patch.setattr("adapters._hooks.second_moments", lambda *_, **__: lazy)
         handle = attached(model, "antipasto_ablate", cov_orient=True)  # off identity from the start
     one_pass = attached(toy(torch.float64), "antipasto_ablate", cov_orient=True)
     for name, site in handle.sites.items():
