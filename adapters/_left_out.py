@@ -85,9 +85,15 @@ def never_called(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         parent, _, child = name.rpartition(".")
         kind: Any = type(model.get_submodule(parent))
-        if child in _weights_only(kind):
+        if _mentions_weight(kind, child) and child in _weights_only(kind):
             idle[name] = kind.__name__
     return idle
+
+
+def _mentions_weight(kind: type[Any], child: str) -> bool:
+    """Whether any method could read the child's weight: much quicker than the class's source, which settles it."""
+    methods = (inspect.unwrap(f) for base in kind.__mro__ for f in vars(base).values() if inspect.isfunction(f))
+    return any({child, "weight"} <= {*f.__code__.co_names} for f in methods if inspect.isfunction(f))
 
 
 @cache

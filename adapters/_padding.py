@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -84,11 +83,13 @@ def _mask(batch: Mapping[str, Any], key: str) -> Bool[Tensor, "n t"] | None:
 
 
 def _decoder_mask(batch: Mapping[str, Any]) -> Bool[Tensor, "n t"] | None:
-    """From `decoder_attention_mask`, or from what the model shifts to the right to get its decoder's inputs."""
+    """From `decoder_attention_mask`, or from what the model derives the decoder's inputs from.
+
+    Those inputs are shifted by one: a text of n labels has n inputs, the start token and all labels but the last.
+    """
     if any(key.startswith("decoder_") for key in batch):
         return _mask(batch, "decoder_attention_mask")
     labels = batch.get("labels")
-    kept = _mask(batch, "attention_mask")  # classifiers shift `input_ids`
     if isinstance(labels, Tensor) and labels.dim() == 2:
-        kept = labels != -100
-    return None if kept is None else torch.cat((torch.ones_like(kept[:, :1]), kept[:, :-1]), 1)
+        return labels != -100
+    return _mask(batch, "attention_mask")  # of classifiers, which shift `input_ids`

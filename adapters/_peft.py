@@ -106,11 +106,11 @@ IGNORED = {
     *("peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode"),
     *("peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("feedforward_modules", "init_weights", "init_ia3_weights", "lora_dropout", "module_dropout", "megatron_core"),
-    *("qalora_group_size", "eva_config", "runtime_config", "lambda_pattern", "fan_in_fan_out"),
+    *("qalora_group_size", "eva_config", "runtime_config", "lambda_pattern"),
 }
 READ = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "delora_lambda"),
-    *("variant", "group_size"),
+    *("variant", "group_size", "fan_in_fan_out"),
 }
 # Other initial values change the base weight as well, which the file does not say.
 INITIAL = (True, False, "gaussian", "eva", "orthogonal")
@@ -130,6 +130,8 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     linear = {n: m for n, m in model.named_modules() if is_linear(m)}
     if odd := sorted(layers.keys() - linear.keys()):
         raise AdapterError(problem(where, f"{odd[0]} is not a linear layer of this model"))
+    if config.get("fan_in_fan_out") and not all(is_conv1d(linear[n]) for n in layers):
+        raise AdapterError(problem(where, "unsupported fan_in_fan_out for layers that are not Conv1D", got=True))
     try:
         cfg = VARIANTS[name].Config(targets=_own_targets(model, layers.keys()), **kind.settings(config))
         cfgs = {n: _layer_config(cfg, kind, config, n, t) for n, t in layers.items()}
