@@ -236,6 +236,9 @@ def _layer_configs(
     if restored is not None:
         handle.calibration_sha256 = restored.calibration_sha256
         return restored.cfgs
+    if handle.clamped:
+        ranks = {fold(name): r for name, r in handle.clamped.items()}
+        log.warning("r=%s is clamped on %d layers, with s as configured: %s", handle.cfg.r, len(handle.clamped), ranks)
     return handle.variant.distribute(cfgs, shapes, moments)
 
 
@@ -274,9 +277,6 @@ def _register(handle: Attachment, site: Variant, layer: Layer) -> None:
 
 
 def _finish(handle: Attachment) -> None:
-    if handle.clamped:
-        ranks = {fold(name): r for name, r in handle.clamped.items()}
-        log.warning("r=%s is clamped on %d layers, with s as configured: %s", handle.cfg.r, len(handle.clamped), ranks)
     log_selection(handle.model, handle.cfg, handle.sites)
     if handle.sites:
         handle._undo.append(handle.model.register_forward_hook(FirstForward(handle._idle, handle.sites)).remove)

@@ -46,7 +46,7 @@ class IdleSites:
         new = [n for n in names if n not in self.named]
         self.named.update(new)
         if new:
-            log.warning("adapted layers %s, so nothing trains them: %s", what, ", ".join(new))
+            log.warning("adapted layers %s; they train only if something calls them: %s", what, ", ".join(new))
 
 
 class FirstForward:

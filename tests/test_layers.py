@@ -167,7 +167,9 @@ def test_a_clamped_rank_keeps_the_scale(cfg, s, tmp_path, caplog):
     expected, cfgs = [y.detach() for y in model(x)], {n: s.cfg for n, s in handle.sites.items()}
     ad.save(model, tmp_path / "a")
     ad.detach(model)
+    caplog.clear()
     loaded = ad.load(model, tmp_path / "a")
+    assert not caplog.records  # said when it was attached
     assert {n: s.cfg for n, s in loaded.sites.items()} == cfgs
     assert all(torch.equal(y, e) for y, e in zip(model(x), expected, strict=True))
 
@@ -189,7 +191,10 @@ def test_a_clamped_layer_is_exported_exactly(name, tmp_path):
     with torch.no_grad():
         expected = model(IDS).logits
         theirs = peft.PeftModel.from_pretrained(base(), tmp_path).double().eval()(IDS).logits
-    assert torch.allclose(theirs, expected, atol=1e-5 * float(expected.abs().max()))
+        again = base()
+        assert not ad.import_peft(again, tmp_path).clamped
+        for logits in (theirs, again(IDS).logits):
+            assert torch.allclose(logits, expected, atol=1e-5 * float(expected.abs().max()))
 
 
 # -- weights that are not in memory ------------------------------------------------------------------------------------
