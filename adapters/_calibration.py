@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapters._errors import AdapterError, problem
+from adapters._left_out import output_embeddings
 from adapters._padding import WHERE, Padding
 from adapters._weights import Layer, layer_shape
 
@@ -249,8 +250,8 @@ def _inputs(model: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
 def _savings(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> dict[str, Any]:
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    every = "labels" in inputs or any(layer is head for layer in layers.values())  # a loss takes all logits
+    heads = output_embeddings(model)
+    every = "labels" in inputs or any(id(layer) in heads for layer in layers.values())  # a loss takes all logits
     if "logits_to_keep" in accepted and not every:
         options["logits_to_keep"] = 1  # a full vocabulary of logits per token would be the pass's largest tensor
     return options

@@ -22,7 +22,7 @@ def heads(model: nn.Module, linear: Mapping[str, Layer], recognised: Collection[
     embedding, what lies outside a model's `base_model`, and what comes after the last numbered block and is not
     `recognised` as a part of attention or feed-forward blocks (T5's `qa_outputs`, BERT's pooler, an own `lm_head`).
     """
-    outside = _output_embeddings(model) | _outside_base(model)
+    outside = output_embeddings(model) | _outside_base(model)
     tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found = {n for n, m in linear.items() if id(m) in outside or id(m.weight) in tied}
     names = list(linear)
@@ -36,7 +36,7 @@ def layer_index(name: str) -> int | None:
     return int(number[2]) if number else None
 
 
-def _output_embeddings(model: nn.Module) -> set[int]:
+def output_embeddings(model: nn.Module) -> set[int]:
     """Ids of the output embeddings of the model and of transformers models inside it."""
     embeddings = set()
     for part in model.modules():

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from adapters._errors import AdapterError, problem
+from adapters._left_out import output_embeddings
 from adapters._weights import Layer
 
 WHERE = "calibration"
@@ -25,12 +26,10 @@ class Padding:
     """Tells padding from tokens, batch by batch: `enter(batch)`, then `rows(name, x)` for every input of a layer."""
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
-        two_stacks = (m for m in model.modules() if getattr(getattr(m, "config", None), "is_encoder_decoder", False))
-        whole: Any = next(two_stacks, None)
-        self.decoder = whole.get_decoder() if whole is not None else None
-        inside = {id(m) for m in self.decoder.modules()} if self.decoder is not None else set()
-        if whole is not None:
-            inside.add(id(whole.get_output_embeddings()))
+        self.decoder = _decoder(model)
+        inside: set[int] = set()
+        if self.decoder is not None:
+            inside = {id(m) for m in self.decoder.modules()} | output_embeddings(model)
         self.of_decoder = {n for n, m in layers.items() if id(m) in inside}
         self._states: Any = lambda: None  # weak reference to what cross-attention reads
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)  # encoder's, decoder's
@@ -68,6 +67,15 @@ class Padding:
             remedy = "Give batches without padding."
             raise AdapterError(problem(WHERE, what, got=tuple(x.shape), expected=expected, remedy=remedy))
         return rows[mask.flatten().to(x.device)]
+
+
+def _decoder(model: nn.Module) -> nn.Module | None:
+    """The decoder of an encoder-decoder model, also of one inside `model`; None for models with one stack."""
+    for part in model.modules():
+        if getattr(getattr(part, "config", None), "is_encoder_decoder", False) and hasattr(part, "get_decoder"):
+            decoder: nn.Module = part.get_decoder()  # type: ignore[operator]
+            return decoder
+    return None
 
 
 def _mask(batch: Mapping[str, Any], key: str) -> Bool[Tensor, "n t"] | None:

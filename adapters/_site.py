@@ -111,7 +111,8 @@ class OutputHook:
 
 def _begin(site: Variant, x: Tensor) -> None:
     site.called = True
-    if site.layer.weight.is_meta and not x.is_meta:  # offloaded since: its tensors are away while hooks run
+    own = site.layer._parameters.values()  # the trainable tensors among them
+    if not x.is_meta and any(p is not None and p.is_meta for p in own):  # offloaded: in memory inside `forward` only
         what, remedy = "a layer was offloaded after attach", "Detach, undo the offloading, and attach again."
         raise AdapterError(problem(site.name, what, remedy=remedy))
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():

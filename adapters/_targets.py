@@ -27,9 +27,8 @@ from adapters._weights import Layer, is_linear, layer_shape
 
 log = logging.getLogger("adapters")
 
-_PARENT = (
-    r"(^|\.)[^.]*[aA]tt(ention|n)[^.]*\.(self\.)?"  # an attention block; the names that follow are not only its own
-)
+# In front of names that attention and other blocks have in common: inside an attention block; outside of any.
+_PARENT = r"(^|\.)[^.]*[aA]tt(ention|n)[^.]*\.(self\.)?"
 _ELSEWHERE = r"(^|(?<!attn)(?<!ttention)\.)"
 _QKV = "qkv_proj|query_key_value|c_attn|Wqkv|wqkv|qkv|in_proj_qkv|in_proj_qkvz|kv_b_proj|kv_proj|to_kv"
 _Q = "q_proj|query|q|query_proj|q_lin|q_attn|to_q|linear_q|q_b_proj"

@@ -180,7 +180,7 @@ def test_one_line_says_what_a_preset_left_out_and_what_is_fused(caplog):
 
 
 def test_heads_of_models_of_ones_own():
-    """An output layer after numbered blocks, one that shares the embedding's weight, a model inside another."""
+    """An output layer after numbered blocks, one that shares the embedding's weight, models inside others."""
 
     class Wrapped(nn.Module):
         def __init__(self):
@@ -188,6 +188,25 @@ def test_heads_of_models_of_ones_own():
             self.reader = zoo.build("whisper")
             self.lm = zoo.build("llama classifier")
 
+    class Asked(nn.Module):
+        """Its output embedding comes first, is numbered, and only the method tells."""
+
+        def __init__(self):
+            super().__init__()
+            self.heads, self.blocks = nn.ModuleList([nn.Linear(4, 9)]), nn.ModuleList([nn.Linear(4, 4)])
+            self.fails = Unable()
+
+        def get_output_embeddings(self):
+            return self.heads[0]
+
+    class Unable(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 4)
+
+        def get_output_embeddings(self):
+            raise NotImplementedError
+
+    assert selected(Asked(), "all") == {"blocks.*"}  # `fails` comes after the last block
     tied = nn.Module()
     tied.embedding, tied.first, tied.out = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)
     tied.out.weight = tied.embedding.weight
