@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-ALGORITHM = 1  # part of every cache key: raise it when any basis would come out different
+ALGORITHM = 2  # part of every cache key: raise it when any basis would come out different
 
 
 @contextmanager
@@ -102,14 +102,21 @@ def selected_again(W: Float[Tensor, "o i"], stored: dict[str, Tensor]) -> dict[s
 
 
 def oriented(W: Float[Tensor, "o i"], r: int, C: Float[Tensor, "i i"], eps: float) -> dict[str, Tensor]:
-    """U, S and Vh·C^-½ (top r) of SVD(W·C^½), C's eigenvalues raised by eps: directions without input are damped, so
-    that U·diag(S)·(Vh·C^-½) = W at full rank whatever the rank of C.
+    """U, S and Vh·C^-½ (top r) of SVD(W·C^½), C's eigenvalues raised by eps times their mean.
+
+    Directions without input are damped, so that U·diag(S)·(Vh·C^-½) = W at full rank whatever the rank of C.
     """
     values, Q = eigenvectors(C)
-    root = (values + eps).sqrt()  # (i,)
+    root = (values + damping(C, eps)).sqrt()  # (i,)
     with _one_thread(W.device):
         U, S, Vh = svd(W.to(Q) @ ((Q * root) @ Q.T))
         return {"basis_U": U[:, :r], "basis_S": S[:r], "basis_Vh": Vh[:r] @ ((Q / root) @ Q.T)}
+
+
+def damping(C: Float[Tensor, "i i"], eps: float) -> Float[Tensor, ""]:
+    """eps times the mean square of an input, mean(diag C): bases do not depend on the unit of the inputs."""
+    mean = C.diagonal().mean()
+    return eps * torch.where(mean > 0, mean, 1.0)  # inputs that are always zero: any positive number will do
 
 
 class BasisCache:

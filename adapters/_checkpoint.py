@@ -36,7 +36,7 @@ from adapters._format import (
 from adapters._hooks import Attachment, Restored, attach, attachment, detach
 from adapters._registry import layer_config, variant_has_sites
 from adapters._targets import PRESETS, select_targets
-from adapters._weights import dense_weight, layer_shape, values_sha256
+from adapters._weights import Layer, dense_weight, layer_shape, refuse_unloaded, values_sha256
 
 log = logging.getLogger("adapters")
 PROBE_SEED, PROBE_TOLERANCE = 2026, 1e-5
@@ -51,6 +51,8 @@ def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
     none. Raises AdapterError when nothing is attached, a tensor or ΔW is not finite, or the file cannot be written.
     """
     handle = attachment(model)
+    adapted = {n: s.layer for n, s in handle.sites.items()}
+    refuse_unloaded(adapted or (dict(model.named_modules()) if handle.variant.trains_base else {}))
     cfg = present_config(handle)
     kind = None if handle.variant.trains_base else DTYPES[cfg.dtype]  # casts nothing but tensors of unequal dtypes
     tensors = {n: p.detach().to("cpu", kind).contiguous() for n, p in handle.trainable().items()}
@@ -210,7 +212,7 @@ def _check_tensors(where: str, tensors: dict[str, Tensor], expected: Expected) -
             raise AdapterError(problem(where, f"NaN or Inf in {name}"))
 
 
-def _check_layers(where: str, file: Checkpoint, layers: dict[str, nn.Linear]) -> Restored:
+def _check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Restored:
     """Names, shapes, dtypes and numbers; returns each layer's config and stored basis tensors."""
     if set(file.layers) != set(layers):
         odd = sorted(set(file.layers) ^ set(layers))[0]
@@ -249,7 +251,7 @@ def _check_layers(where: str, file: Checkpoint, layers: dict[str, nn.Linear]) ->
     return Restored(cfgs, bases, file.calibration_sha256)
 
 
-def _check_weights(where: str, file: Checkpoint, layers: dict[str, nn.Linear], strict: bool) -> list[str]:
+def _check_weights(where: str, file: Checkpoint, layers: dict[str, Layer], strict: bool) -> list[str]:
     """Layers whose base weight is not the one of the file; raises where that is not acceptable."""
     changed = [n for n, m in layers.items() if values_sha256(dense_weight(m)) != file.layers[n]["weight_sha256"]]
     computed = file.variant.basis is not Variant.basis and not file.whole_basis

@@ -22,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapters._errors import AdapterError, problem
+from adapters._fields import selection
+from adapters._weights import Layer
 
 if TYPE_CHECKING:
     from adapters._calibration import Moments
@@ -62,9 +64,9 @@ def bounded(
 class Config:
     """What every variant's config has.
 
-    targets: preset name (`qv kv attn mlp all`), one regex or several, matched with `re.search` on module names.
+    targets: preset name (`qv kv attn mlp all`, see `_targets`), or regexes matched with `re.search` on module names.
     roles: `reader` (d_in = hidden size), `writer` (d_out = hidden size), or None for both.
-    layers: indices of transformer layers to adapt, or None for all.
+    layers: indices of the transformer layers to adapt (any iterable of ints), or None for all.
     dtype: of the trainable tensors; below float32 small steps are lost to rounding.
     """
 
@@ -86,7 +88,7 @@ class Config:
 
 
 def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
-    """The value in canonical form: enums from their names, lists as tuples; raises AdapterError out of range."""
+    """The value in canonical form: enums from their names, iterables as tuples; raises AdapterError out of range."""
     if isinstance(f.default, Enum):
         try:
             return type(f.default)(value)
@@ -95,8 +97,8 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
             raise AdapterError(problem(where, f"unknown {f.name}", got=value, expected=f"one of {names}")) from None
     if isinstance(value, torch.dtype) and f.name == "dtype":
         return str(value).removeprefix("torch.")
-    if isinstance(value, list):
-        return tuple(value)
+    if f.name in ("targets", "layers"):
+        return selection(where, f.name, value)
     if not f.metadata:
         return value
     annotation = f.type if isinstance(f.type, str) else inspect.formatannotation(f.type)  # a string under __future__
@@ -137,9 +139,10 @@ class Variant:
     identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity
     exact_basis: ClassVar[frozenset[str]] = frozenset()  # kept as computed: `restore` computes other tensors from them
 
-    def __init__(self, layer: nn.Linear, cfg: Any, o: int, i: int) -> None:
+    def __init__(self, layer: Layer, cfg: Any, o: int, i: int) -> None:
         self.layer, self.cfg, self.o, self.i = layer, cfg, o, i
         self.coeff: float = getattr(cfg, "coeff", 1.0)
+        self.called = False  # whether a forward pass has reached the layer
         self._cache: dict[str, tuple[Any, Any]] = {}
 
     # -- what a variant file writes ------------------------------------------------------------------------------
@@ -151,6 +154,11 @@ class Variant:
     @classmethod
     def calibration(cls, cfg: Any) -> Calibration:
         return Calibration.unused
+
+    @classmethod
+    def centred(cls, cfg: Any) -> bool:
+        """Whether its C is the covariance of the layer's inputs, about their mean, instead of E[xxᵀ]."""
+        return False
 
     @classmethod
     def distribute(
@@ -165,7 +173,7 @@ class Variant:
     def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
         """Fills the trainable tensors that do not start at zero.
 
-        moment: C (i, i) on calibrated variants; None when a checkpoint's tensors will replace what is filled in.
+        moment: C (i, i) for calibrated variants; None when a checkpoint's tensors will replace what is filled in.
         """
 
     def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
@@ -197,13 +205,14 @@ class Variant:
     # -- what it may use ------------------------------------------------------------------------------------------
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith(("lora_", "basis_")):
-            return getattr(self.layer, name)
+            tensor: Tensor = getattr(self.layer, name)
+            return tensor
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
     def scale(self) -> float:
         """s = alpha/r or alpha/√r; alpha None stands for r (s = 1)."""
-        alpha = self.cfg.r if self.cfg.alpha is None else self.cfg.alpha
+        alpha: float = self.cfg.r if self.cfg.alpha is None else self.cfg.alpha
         return alpha / (math.sqrt(self.cfg.r) if self.cfg.scaling is Scaling.rslora else self.cfg.r)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -219,7 +228,8 @@ class Variant:
         key = (optimizer_steps(), self.coeff, tuple((id(p), p._version) for p in self.parameters().values()))
         if name not in self._cache or self._cache[name][0] != key:
             self._cache[name] = (key, compute())
-        return self._cache[name][1]
+        value: T = self._cache[name][1]
+        return value
 
     def drop_cache(self) -> None:
         self._cache.clear()

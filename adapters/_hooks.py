@@ -24,10 +24,20 @@ from adapters._bases import BasisCache
 from adapters._calibration import Moments, calibration_sha256, second_moments
 from adapters._contract import Calibration, Config, Variant, optimizer_steps
 from adapters._errors import AdapterError, problem
-from adapters._registry import field_names, layer_config, variant_has_sites, variant_of
+from adapters._idle import FirstForward, IdleSites
+from adapters._registry import checked_config, field_names, variant_has_sites, variant_of
 from adapters._site import MARK, InputHook, OutputHook, build
-from adapters._targets import select_targets
-from adapters._weights import compute_dtype, forbid_cpu_packing, layer_shape, quantization, quantized_biases
+from adapters._targets import fold, log_selection, select_targets
+from adapters._weights import (
+    Layer,
+    compute_dtype,
+    forbid_cpu_packing,
+    is_linear,
+    layer_shape,
+    quantization,
+    quantized_biases,
+    refuse_unloaded,
+)
 
 log = logging.getLogger("adapters")
 _HANDLE = "_adapters_attachment"  # attribute of the model while something is attached
@@ -37,8 +47,8 @@ class Attachment:
     """What `attach` did to a model, and how to undo it. Also a context manager: detached at the end of the block.
 
     sites: module name → the variant's instance on that layer. clamped: module name → rank used, where `r` was larger
-    than the layer allows. coeff: strength of every site; settable, 0 is off. calibration_sha256: of the batches that
-    bases or initial values were computed from, None without (also when the batches given were not used).
+    than the layer allows (the scale s is as configured). coeff: strength of every site; settable, 0 is off.
+    calibration_sha256: of the batches that bases or initial values were computed from; None where none were used.
     """
 
     def __init__(self, model: nn.Module, cfg: Config, variant: type[Variant]) -> None:
@@ -48,6 +58,7 @@ class Attachment:
         self.clamped: dict[str, int] = {}
         self.calibration_sha256: str | None = None
         self.basis_cache: BasisCache | None = None
+        self._idle = IdleSites()
         self._undo: list[Callable[[], object]] = []  # partials, no closures: a deep copy of the model undoes itself
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,9 +72,10 @@ class Attachment:
         """After every optimizer step: caches are stale, constrained parameters are put back into range."""
         handle = weakref.ref(self)  # the hook is torch's, of all optimizers: it must not keep a dropped model alive
 
-        def after_step(*_: Any) -> None:
+        def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             optimizer_steps(bump=True)
             if (live := handle()) is not None:
+                live._idle.after_step(live.sites, optimizer)
                 for site in live.sites.values():
                     site.project()
 
@@ -129,7 +141,8 @@ def attach(
     _refuse_second(model)
     handle = Attachment(model, cfg, variant)
     handle.basis_cache = BasisCache(cache_dir) if cache_dir is not None else None
-    layers = {} if variant.trains_base or not variant_has_sites(variant) else select_targets(model, cfg)
+    layers = select_targets(model, cfg) if variant_has_sites(variant) else {}
+    refuse_unloaded(layers or (dict(model.named_modules()) if variant.trains_base else {}))
     for name, layer in (layers or dict(_linears(model))).items():
         if quantization(layer) is not None and not variant.supports_quantized:
             raise AdapterError(
@@ -169,7 +182,7 @@ def detach(model: nn.Module) -> None:
 
 def attachment(model: nn.Module) -> Attachment:
     """The model's Attachment. Raises AdapterError when nothing is attached."""
-    handle = getattr(model, _HANDLE, None)
+    handle: Attachment | None = getattr(model, _HANDLE, None)
     if handle is None:
         raise AdapterError(problem(type(model).__name__, "nothing is attached to this model"))
     return handle
@@ -187,8 +200,8 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) 
 
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
-def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
-    return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
+def _linears(model: nn.Module) -> Iterable[tuple[str, Layer]]:
+    return ((n, m) for n, m in model.named_modules() if is_linear(m))
 
 
 def _refuse_second(model: nn.Module) -> None:
@@ -197,7 +210,7 @@ def _refuse_second(model: nn.Module) -> None:
         raise AdapterError(problem(type(model).__name__, "an adapter is already attached", remedy="Detach it first."))
 
 
-def _moments(handle: Attachment, layers: dict[str, nn.Linear], batches: Any) -> Moments | None:
+def _moments(handle: Attachment, layers: dict[str, Layer], batches: Any) -> Moments | None:
     variant, need = handle.variant, handle.variant.calibration(handle.cfg)
     if need is Calibration.required and batches is None:
         raise AdapterError(
@@ -208,21 +221,24 @@ def _moments(handle: Attachment, layers: dict[str, nn.Linear], batches: Any) -> 
     if need is Calibration.unused:
         log.warning("%s reads no calibration data; the batches given are not used", variant.name)
         return None
-    moments = second_moments(handle.model, layers, batches)
+    moments = second_moments(handle.model, layers, batches, centred=variant.centred(handle.cfg))
     handle.calibration_sha256 = calibration_sha256(moments.batches)
     return moments
 
 
 def _layer_configs(
-    handle: Attachment, layers: dict[str, nn.Linear], moments: Moments | None, restored: Restored | None
+    handle: Attachment, layers: dict[str, Layer], moments: Moments | None, restored: Restored | None
 ) -> dict[str, Any]:
     shapes = {n: layer_shape(layer) for n, layer in layers.items()}
-    cfgs = {n: layer_config(handle.cfg, *shape) for n, shape in shapes.items()}
+    cfgs = {n: checked_config(handle.variant, handle.cfg, *shape, n) for n, shape in shapes.items()}
     if "r" in field_names(handle.cfg):
         handle.clamped |= {n: c.r for n, c in cfgs.items() if c.r != handle.cfg.r}
     if restored is not None:
         handle.calibration_sha256 = restored.calibration_sha256
         return restored.cfgs
+    if handle.clamped:
+        ranks = {fold(name): r for name, r in handle.clamped.items()}
+        log.warning("r=%s is clamped on %d layers, with s as configured: %s", handle.cfg.r, len(handle.clamped), ranks)
     return handle.variant.distribute(cfgs, shapes, moments)
 
 
@@ -251,7 +267,7 @@ def _restore_bias(bias: nn.Parameter, values: Tensor) -> None:
         bias.data = values.to(bias.device)
 
 
-def _register(handle: Attachment, site: Variant, layer: nn.Linear) -> None:
+def _register(handle: Attachment, site: Variant, layer: Layer) -> None:
     hooks = []
     if site.changes_input():
         hooks.append(layer.register_forward_pre_hook(InputHook(site), with_kwargs=True))
@@ -261,8 +277,9 @@ def _register(handle: Attachment, site: Variant, layer: nn.Linear) -> None:
 
 
 def _finish(handle: Attachment) -> None:
-    if handle.clamped:
-        log.info("r=%s clamped on %d layers: %s", handle.cfg.r, len(handle.clamped), handle.clamped)
+    log_selection(handle.model, handle.cfg, handle.sites)
+    if handle.sites:
+        handle._undo.append(handle.model.register_forward_hook(FirstForward(handle._idle, handle.sites)).remove)
     handle._watch_optimizers()
     setattr(handle.model, _HANDLE, handle)
     handle._undo.append(partial(delattr, handle.model, _HANDLE))

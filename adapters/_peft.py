@@ -26,7 +26,7 @@ from adapters._peft_kinds import FILE, Fields, Kind, Tensors, discover_kinds
 from adapters._peft_lora import KIND as PLAIN_LORA
 from adapters._registry import VARIANTS
 from adapters._targets import PRESETS, select_targets
-from adapters._weights import is_linear, layer_shape
+from adapters._weights import is_conv1d, is_linear, layer_shape
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LAYER_PREFIX, FILE_PREFIX = "base_model.model.", "base_model."
@@ -53,7 +53,8 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
     if not handle.sites:
         raise AdapterError(problem(name, "no adapter to export", remedy="Use the model's own save_pretrained."))
     kind = KINDS.get(name, PLAIN_LORA)
-    kind = kind if kind.can_write(handle.cfg) else PLAIN_LORA
+    transposed = any(is_conv1d(site.layer) for site in handle.sites.values())
+    kind = kind if kind.can_write(handle.cfg) and (kind.on_conv1d or not transposed) else PLAIN_LORA
     layers = kind.write({n: _in_fp64(site) for n, site in handle.sites.items()})
     tensors = {_key(n, k): _as_stored(t) for n, ts in layers.items() for k, t in ts.items()}
     for key, t in tensors.items():
@@ -69,6 +70,7 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
         "target_modules": targets,
         "modules_to_save": None,
     }
+    config |= {"fan_in_fan_out": True} if transposed else {}
     config |= dict(kind.flags) | kind.fields(handle.cfg, ranks, targets)
     return _write_folder(Path(folder), tensors, config)
 
@@ -127,6 +129,8 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     linear = {n: m for n, m in model.named_modules() if is_linear(m)}
     if unknown := sorted(layers.keys() - linear.keys()):
         raise AdapterError(problem(where, f"{unknown[0]} is not a linear layer of this model"))
+    if config.get("fan_in_fan_out") and not all(is_conv1d(linear[n]) for n in layers):
+        raise AdapterError(problem(where, "unsupported fan_in_fan_out for layers that are not Conv1D", got=True))
     name, kind = _kind_of(where, config, kinds, layers)
     try:
         layers = kind.spread({n: layers[n] for n in linear if n in layers}, of_file, config)

@@ -40,6 +40,7 @@ KIND = Kind(
     flags={"use_dora": True},
     tensors=(A, B, MAGNITUDE),
     aliases={f"{MAGNITUDE}.weight": MAGNITUDE},  # PEFT reads both
+    on_conv1d=True,
     reads=READS,
     ignores=IGNORES,
     write=write,

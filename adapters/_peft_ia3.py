@@ -6,6 +6,8 @@ from adapters._peft_kinds import Kind
 
 KIND = Kind(
     peft_type="IA3",
+    on_conv1d=True,
+    reads=("fan_in_fan_out",),
     tensors=("ia3_l",),
     ignores=("init_ia3_weights", "feedforward_modules"),  # the gate's shape tells inputs from outputs
     write=lambda sites: {name: {"ia3_l": 1 + site.lora_delta.unsqueeze(1)} for name, site in sites.items()},

@@ -38,6 +38,7 @@ class Kind:
     Export, in fp64
     write: sites by layer name → tensors by layer name, those of the file under the name FILE.
     fields: our config, ranks by layer name, target_modules → fields besides the common ones.
+    on_conv1d: whether PEFT's layer of this kind works on GPT-2's Conv1D.
     can_write: False where PEFT has no form for this config: it is written as plain LoRA, if linear.
 
     Import
@@ -57,6 +58,7 @@ class Kind:
     fields: Callable[[Any, dict[str, int], list[str] | str], Fields]
     settings: Callable[[Fields], Fields] = lambda config: {}
     flags: Mapping[str, Any] = field(default_factory=dict)
+    on_conv1d: bool = False
     optional: tuple[str, ...] = ()
     integers: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from torch import nn
 
 from adapters._contract import Config, Variant, discover
 from adapters._errors import AdapterError, problem
+from adapters._fields import with_rank
 from adapters._targets import select_targets
 from adapters._weights import layer_shape
 
@@ -31,29 +32,47 @@ def variant_has_sites(variant: type[Variant]) -> bool:
 
 
 def layer_config(cfg: Any, o: int, i: int) -> Any:
-    """`cfg` with ranks no larger than an (o, i) layer allows."""
+    """`cfg` with ranks no larger than an (o, i) layer allows, and s as configured. AdapterError where no rank fits."""
     fields = {f.name: f for f in dataclasses.fields(cfg)}
     if "r" not in fields:
         return cfg
-    multiple = fields["r"].metadata["multiple"]  # hra's rows come in pairs, antipasto_rot's directions in fours
-    r = min(cfg.r, min(o, i) // multiple * multiple)
+    lo, multiple = fields["r"].metadata["lo"] or 1, fields["r"].metadata["multiple"]
+    largest = min(o, i) // multiple * multiple  # hra's rows come in pairs, antipasto_rot's directions in fours
+    if largest < lo:
+        what = f"no r fits {o} outputs and {i} inputs"
+        expected = f"{lo} <= r <= {min(o, i)}" + (f", a multiple of {multiple}" if multiple > 1 else "")
+        remedy = "Leave this layer out of targets."
+        raise AdapterError(problem(type(cfg).__name__, what, got=cfg.r, expected=expected, remedy=remedy))
+    r = min(cfg.r, largest)
     inner = {n: min(getattr(cfg, n), r) for n in ("lora_rank", "block", "k") if n in fields}  # sizes inside the rank
-    return dataclasses.replace(cfg, r=r, **inner)
+    return with_rank(dataclasses.replace(cfg, **inner), r)
+
+
+def checked_config(variant: type[Variant], cfg: Any, o: int, i: int, name: str) -> Any:
+    """`layer_config` of a layer that the variant's tensors fit; otherwise AdapterError, which names the layer."""
+    try:
+        own = layer_config(cfg, o, i)
+        variant.shapes(own, o, i)
+    except AdapterError as error:
+        raise AdapterError(f"layer {name}: {error}") from None
+    return own
 
 
 def parameter_count(model: nn.Module, cfg: Config) -> int:
-    """Trainable parameters that `attach(model, cfg)` would make; reads shapes only, so a meta-device model will do."""
+    """Number of parameters that `attach(model, cfg)` would train; reads shapes only: works on the meta device."""
     variant = variant_of(cfg)
     if variant.trains_base:
         return sum(p.numel() for p in model.parameters())
     if not variant_has_sites(variant):
         return 0
     total = 0
-    for layer in select_targets(model, cfg).values():
+    for name, layer in select_targets(model, cfg).items():
         o, i = layer_shape(layer)
-        total += sum(torch.Size(s).numel() for s in variant.shapes(layer_config(cfg, o, i), o, i).values())
+        shapes = variant.shapes(checked_config(variant, cfg, o, i, name), o, i)
+        total += sum(torch.Size(s).numel() for s in shapes.values())
     return total
 
 
 def field_names(cfg: Config) -> set[str]:
+    """Names of the config's fields."""
     return {f.name for f in dataclasses.fields(cfg)}

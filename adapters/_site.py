@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from adapters._bases import BasisCache
 from adapters._contract import DTYPES, Variant, wide
-from adapters._weights import dense_weight, values_sha256
+from adapters._errors import AdapterError, problem
+from adapters._weights import Layer, dense_weight, values_sha256
 
 NOT_IN_BASES = ("targets", "layers", "roles", "dtype", "coeff")  # config fields no basis depends on
 MARK = "_adapters_site"  # attribute of each adapted layer
@@ -75,7 +76,8 @@ def cached_basis(site: Variant, moment: Tensor | None, cache: BasisCache | None)
 
 # -- the hooks ---------------------------------------------------------------------------------------------------------
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return args[0] if args else kwargs["input"]
+    x: Tensor = args[0] if args else next(iter(kwargs.values()))  # `input` of nn.Linear, `x` of Conv1D
+    return x
 
 
 class InputHook:
@@ -84,28 +86,35 @@ class InputHook:
     def __init__(self, site: Variant) -> None:
         self.site = site
 
-    def __call__(self, layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        _begin(self.site)
-        x = self.site.forward_input(_input_of(args, kwargs))
-        return ((x, *args[1:]), kwargs) if args else ((), {**kwargs, "input": x})
+    def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = _input_of(args, kwargs)
+        _begin(self.site, x)
+        x = self.site.forward_input(x)
+        return ((x, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): x})
 
 
 class OutputHook:
     def __init__(self, site: Variant) -> None:
         self.site = site
 
-    def __call__(self, layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
+    def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         x, site = _input_of(args, kwargs), self.site
-        _begin(site)
+        _begin(site, x)
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             factors = site.cached(f"factors {x.dtype}", lambda: _cast(site.factors(), x.dtype))
             if factors is not None:
                 P, Q = factors
-                return y + nn.functional.linear(nn.functional.linear(x, Q), P)
+                change: Tensor = nn.functional.linear(nn.functional.linear(x, Q), P)
+                return y + change
         return site.forward(x, y)
 
 
-def _begin(site: Variant) -> None:
+def _begin(site: Variant, x: Tensor) -> None:
+    site.called = True
+    own = site.layer._parameters.values()  # the trainable tensors among them
+    if not x.is_meta and any(p is not None and p.is_meta for p in own):  # offloaded: in memory inside `forward` only
+        what, remedy = "a layer was offloaded after attach", "Detach, undo the offloading, and attach again."
+        raise AdapterError(problem(site.name, what, remedy=remedy))
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         site.drop_cache()
 

@@ -31,7 +31,10 @@ DAMPING = 1e-6  # of the columns' length, which starts at 1; keeps QR's gradient
 
 @dataclass(frozen=True, kw_only=True)
 class AntiPaSTOAblateConfig(Config):
-    """r: singular directions kept. k: directions ablated among them. coeff: strength c. cov_orient: basis of corda."""
+    """r: singular directions kept. k: directions ablated among them. coeff: strength c.
+
+    cov_orient: take the basis of `antipasto_corda`, with its cov_eps (relative to the mean of diag C).
+    """
 
     r: int = bounded(256, lo=1)
     k: int = bounded(1, lo=1)
@@ -84,7 +87,8 @@ class AntiPaSTOAblate(Variant):
         if self.cfg.k == 1:
             return F.normalize(D, dim=0)
         damping = DAMPING * torch.eye(self.cfg.k, dtype=D.dtype, device=D.device)
-        return torch.linalg.qr(torch.cat((D, damping)))[0][: self.cfg.r]
+        Q: Tensor = torch.linalg.qr(torch.cat((D, damping)))[0]  # (r + k, k)
+        return Q[: self.cfg.r]
 
     def share(self) -> Float[Tensor, " k"]:
         """c·α. The value of α is clamped to [0, 1], the gradient is not: a rate pushed out can come back."""

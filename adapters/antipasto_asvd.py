@@ -1,6 +1,7 @@
 """AntiPaSTO in ASVD's activation-scaled basis (ASVD: Yuan et al. 2023, arXiv 2312.05821; gain: arXiv 2601.07473).
 
-    d = √(diag E[xxᵀ] + eps) over calibration tokens,  W·diag(d) = U·diag(S)·Vh (top r),  p = Vh(x/d)
+    d = √(diag C + eps·mean(diag C)),  C = E[xxᵀ] over calibration tokens
+    W·diag(d) = U·diag(S)·Vh (top r),  p = Vh(x/d)
     y' = y + U[S∘ELU(c·g)∘p],   g (r,)
 
 `antipasto_corda` with the diagonal of the covariance only: channels are weighted, not their correlations.
@@ -19,13 +20,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from adapters._bases import svd
+from adapters._bases import damping, svd
 from adapters._contract import Calibration, Config, Shape, Variant, bounded, wide
 
 
 @dataclass(frozen=True, kw_only=True)
 class AntiPaSTOASVDConfig(Config):
-    """r: directions kept. coeff: strength c. cov_eps: added to the mean squares: a dead channel gets a scale."""
+    """r: directions kept. coeff: strength c. cov_eps: added to diag C as a share of its mean, for dead channels."""
 
     r: int = bounded(256, lo=1)
     coeff: float = bounded(1.0)
@@ -51,7 +52,7 @@ class AntiPaSTOASVD(Variant):
 
     def basis(self, W: Float[Tensor, "o i"], moment: Float[Tensor, "i i"] | None) -> dict[str, Tensor]:
         assert moment is not None
-        return self.scaled(W, (moment.diagonal().clamp_min(0) + self.cfg.cov_eps).sqrt())
+        return self.scaled(W, (moment.diagonal().clamp_min(0) + damping(moment, self.cfg.cov_eps)).sqrt())
 
     def restore(self, W: Float[Tensor, "o i"], stored: dict[str, Tensor]) -> dict[str, Tensor]:
         return stored if "basis_U" in stored else self.scaled(W, stored["basis_d"])

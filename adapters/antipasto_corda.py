@@ -7,8 +7,9 @@ The directions are those that carry most of the layer's *output* on real inputs,
 
 Identity at t=0: g = 0, ELU(0) = 0, so the added term is exactly 0. c = `coeff` is a run-time knob; 0 is off.
 Deviates from paper: CorDA decomposes W·C (its singular values weigh inputs twice) and multiplies by C⁻¹; W·C^½ makes
-    S² the output energy E‖Wx‖² direction by direction. CorDA then trains low-rank factors; here only gains are. C's
-    eigenvalues are clamped at 0 and raised by `cov_eps`, where CorDA adds growing damping until the inverse exists.
+    S² the output energy E‖Wx‖² direction by direction. CorDA then trains low-rank factors; here only gains. C's
+    eigenvalues are clamped at 0 and raised by `cov_eps`·mean(diag C), where CorDA adds growing damping until the
+    inverse exists: the basis does not depend on the unit of the inputs.
 Refs: section 3.2 of CorDA. A checkpoint stores the basis: the weight alone does not give it.
 """
 
@@ -26,7 +27,7 @@ from adapters._contract import Calibration, Config, Shape, Variant, bounded, wid
 
 @dataclass(frozen=True, kw_only=True)
 class AntiPaSTOCorDAConfig(Config):
-    """r: directions kept. coeff: strength c. cov_eps: added to C's eigenvalues, in units of a squared activation."""
+    """r: directions kept. coeff: strength c. cov_eps: added to C's eigenvalues, as a share of their mean."""
 
     r: int = bounded(256, lo=1)
     coeff: float = bounded(1.0)

@@ -67,7 +67,8 @@ class DeLoRA(Variant):
     def scaled(self, A: Float[Tensor, "r i"], B: Float[Tensor, "o r"], strength: Float[Tensor, " 1"]) -> Tensor:
         """(λ/r)·B Ξ, (o, r)."""
         norms = A.norm(dim=1).clamp_min(1e-4) * B.norm(dim=0).clamp_min(1e-4)  # (r,)
-        return B * (strength / (self.cfg.r * norms))
+        scaled: Tensor = B * (strength / (self.cfg.r * norms))
+        return scaled
 
     def factors(self) -> tuple[Float[Tensor, "o n"], Float[Tensor, "n i"]]:
         w = self.basis_w

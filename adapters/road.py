@@ -67,5 +67,6 @@ class Road(Variant):
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         less_one, signed = self.cached(f"gates {y.dtype}", lambda: self.gates(y.dtype))
-        partner = y.unflatten(-1, (-1, 2, self.cfg.group_size // 2)).flip(-2).flatten(-3)  # (*B, o)
+        pairs = torch.unflatten(y, -1, (-1, 2, self.cfg.group_size // 2))  # (*B, groups, 2, half)
+        partner = pairs.flip(-2).flatten(-3)  # (*B, o)
         return torch.addcmul(torch.addcmul(y, y, less_one), partner, signed)

@@ -48,10 +48,10 @@ def svd(W: Tensor, r: int, reference: Tensor, moment: Tensor | None = None) -> t
 
 
 def oriented(L: Layer, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S and Vh·C^-½ of SVD(W·C^½), C with its eigenvalues clamped at 0 plus cov_eps, or C's diagonal only."""
+    """U, S and Vh·C^-½ of SVD(W·C^½), C or its diagonal, eigenvalues clamped at 0, plus cov_eps times their mean."""
     C = torch.diag(L.C.diagonal()) if diagonal else L.C
     values, Q = torch.linalg.eigh(C)
-    values = values.clamp_min(0) + L.cfg.cov_eps
+    values = values.clamp_min(0) + L.cfg.cov_eps * L.C.diagonal().mean()
     root, inverse = Q @ torch.diag(values.sqrt()) @ Q.T, Q @ torch.diag(values.rsqrt()) @ Q.T
     U, S, Vh = svd(L.W @ root, L.cfg.r, L.frozen["basis_U"])
     return U, S, Vh @ inverse

@@ -11,11 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 import adapters as ad
 from adapters._calibration import Moments, calibration_sha256, second_moments
 from adapters._checkpoint import tensors_sha256
 from adapters.eva import shared_out
+from tests import zoo
 from tests.toy import CALIBRATION, Toy, attached, generic, moments, small, tokens, toy
 from tools.probe_quantized import quantized_model
 
@@ -178,7 +180,7 @@ def test_errors_name_the_problem_and_leave_the_model_alone():
         (
             toy(),
             [tokens(1, 7)],
-            "fewer calibration tokens than the rank at layer layers.0.q_proj, got 7; expected >= r=8",
+            r"fewer calibration tokens than the rank at layer layers.0.q_proj, got 7; expected >= r=8 \+ 1",
         ),
     ):
         with pytest.raises(ad.AdapterError, match=message):
@@ -204,6 +206,139 @@ def test_the_hash_is_of_the_batches_and_is_kept(caplog):
     assert "lora reads no calibration data" in caplog.text
 
 
+def test_encoder_decoder_models_have_two_masks():
+    """T5 with both texts padded to one length: every layer's moments are those of the pairs one by one."""
+    model = zoo.build("t5").double()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    generator = torch.Generator().manual_seed(1)
+    sources, texts = (
+        [torch.randint(3, 40, (n,), generator=generator) for n in sizes] for sizes in ((6, 4, 2), (3, 6, 5))
+    )
+    pairs = [{"input_ids": s[None], "labels": t[None]} for s, t in zip(sources, texts, strict=True)]
+    alone = second_moments(model, layers, pairs)
+    batch = {
+        "input_ids": pad_sequence(sources, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(s) for s in sources], batch_first=True),
+    }
+    labels = pad_sequence(texts, batch_first=True, padding_value=-100)
+    started = torch.cat((torch.zeros(3, 1, dtype=torch.long), labels[:, :-1].clamp_min(0)), 1)
+    for target in (
+        {"labels": labels},
+        {"decoder_input_ids": started, "decoder_attention_mask": (labels != -100).long()},
+        {"decoder_input_ids": started, "decoder_attention_mask": (labels != -100).long(), "labels": labels},
+    ):
+        together = second_moments(model, layers, [batch | target])
+        for name in layers:
+            assert torch.allclose(together[name], alone[name], rtol=1e-9, atol=1e-12), name
+            from_encoder = name.startswith("encoder") or name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
+            assert together.tokens[name] == (12 if from_encoder else 14), name
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "whisper", "llama classifier"])
+def test_batches_may_hold_labels(name):
+    """They change no moment and need no loss of a logit; attach with them works."""
+    model, batch = zoo.build(name), zoo.inputs(name)
+    ids = batch.get("decoder_input_ids", batch.get("input_ids"))
+    labels = torch.tensor([0, 1]) if name == "llama classifier" else ids
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and "proj_out" not in n}
+    plain, labelled = (second_moments(model, layers, [b]) for b in (batch, batch | {"labels": labels}))
+    for n in layers:
+        assert torch.equal(plain[n], labelled[n]), n
+    ad.attach(model, ad.EVAConfig(r=2), calibration=[batch | {"labels": labels}])
+
+
+def test_a_mask_is_never_laid_over_inputs_of_another_order():
+    """Time before batch has as many rows as the mask, in another order; flattened tokens have its order."""
+
+    class Transposed(Toy):
+        def forward(self, ids, attention_mask):
+            h = self.embedding(ids)
+            self.layers[0].q_proj(h.flatten(0, 1))
+            return self.layers[0].v_proj(h.transpose(0, 1))
+
+    model = Transposed(keyword=False)
+    ids, mask = tokens(2, 5), torch.ones(2, 5, dtype=torch.long)
+    mask[1, 3:] = 0
+    batch = {"ids": ids, "attention_mask": mask}
+    q, v = ({n: model.get_submodule(n)} for n in ("layers.0.q_proj", "layers.0.v_proj"))
+    x = model.embedding(ids)[mask.bool()].double().detach()
+    assert torch.allclose(second_moments(model, q, [batch])["layers.0.q_proj"], x.T @ x / 8)
+    with pytest.raises(ad.AdapterError, match=r"v_proj are padding, got \(5, 2, 16\)"):
+        second_moments(model, v, [batch])["layers.0.v_proj"]
+
+
+def angles(A, B):
+    """Cosines of the principal angles between two row spaces."""
+    return np.linalg.svd(np.linalg.qr(A.T)[0].T @ np.linalg.qr(B.T)[0])[1]
+
+
+def test_centred_moments_give_the_subspace_of_pefts_incremental_pca():
+    """Streamed, masked and with a mean that is far larger than the spread; uncentred, the mean takes a direction."""
+    incremental = pytest.importorskip("peft.utils.incremental_pca").IncrementalPCA(n_components=12)
+
+    class Affine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q_proj = nn.Linear(12, 12)
+
+        def forward(self, x, attention_mask):
+            return self.q_proj(x)
+
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.diag(torch.linspace(3, 0.3, 12)) @ torch.linalg.qr(torch.randn(12, 12, generator=generator))[0]
+    mean = 30 * torch.randn(12, generator=generator)
+    model, batches, kept = Affine(), [], []
+    for _ in range(4):
+        x = mean + torch.randn(6, 9, 12, generator=generator) @ spread
+        mask = torch.rand(6, 9, generator=generator) < 0.8
+        batches.append({"x": torch.where(mask[..., None], x, 1e3), "attention_mask": mask.long()})
+        kept.append(x[mask])
+        incremental.partial_fit(kept[-1].double())
+    X = torch.cat(kept).double().numpy()
+    found = {}
+    for centre in (True, False):
+        cfg = ad.EVAConfig(r=5, centre=centre, dtype="float64", targets="q_proj")
+        handle = ad.attach(model, cfg, calibration=batches)
+        found[centre] = handle.sites["q_proj"].lora_A.detach().numpy()
+        ad.detach(model)
+    covariance = second_moments(model, {"q_proj": model.q_proj}, batches, centred=True)["q_proj"]
+    assert np.allclose(covariance, np.cov(X.T, bias=True), rtol=1e-9, atol=1e-9)
+    assert angles(found[True], np.linalg.svd(X - X.mean(0))[2][:5]).min() > 1 - 1e-9
+    assert angles(found[True], incremental.components_[:5].numpy()).min() > 1 - 1e-6
+    unit = (mean / mean.norm()).numpy()
+    assert abs(found[False][0] @ unit) > 0.996
+    assert np.linalg.norm(found[True] @ unit) < 0.9
+
+
+@pytest.mark.parametrize("name", ["antipasto_corda", "antipasto_asvd", "antipasto_ablate", "antipasto", "eva"])
+def test_bases_do_not_depend_on_the_unit_of_the_inputs(name):
+    """Inputs a thousand times larger or smaller give the same function of the same parameters."""
+
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            torch.manual_seed(0)
+            self.scale, self.q_proj = scale, nn.Linear(16, 16).double()
+
+        def forward(self, x):
+            return self.q_proj(self.scale * x)
+
+    settings = {"cov_orient": True} if name == "antipasto_ablate" else {}
+    cfg = small(name, dtype="float64", **settings)
+    x = torch.randn(100, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * torch.linspace(
+        1, 0.01, 16
+    )
+    changes = []
+    for scale in (1.0, 1e3, 1e-3):
+        model = Scaled(scale)
+        handle = ad.attach(model, cfg, seed=0, calibration=[x])
+        generic(handle)
+        P, Q = handle.sites["q_proj"].factors()
+        changes.append((P @ Q).detach())
+    for other in changes[1:]:
+        assert torch.allclose(other, changes[0], rtol=1e-7, atol=1e-9 * float(changes[0].abs().max()))
+
+
 # -- what the variants make of them ------------------------------------------------------------------------------------
 def collected(model, name):
     """Inputs of one layer over CALIBRATION, (n, i), in numpy."""
@@ -219,7 +354,8 @@ def collected(model, name):
 
 @pytest.mark.parametrize("layer", ["layers.0.q_proj", "layers.1.v_proj"])
 def test_bases_equal_a_plain_svd_of_the_activations(layer):
-    """Right singular vectors of X for EVA; of W·(XᵀX/n + eps)^½ for CorDA, whose S² are output energies; ASVD's."""
+    """Right singular vectors of X, centred or not, for EVA; of W·(XᵀX/n + eps)^½ for CorDA, with S² as output energies;
+    ASVD's."""
     model = toy(torch.float64)
     X, W = collected(model, layer), model.get_submodule(layer).weight.detach().numpy()
 
@@ -229,13 +365,14 @@ def test_bases_equal_a_plain_svd_of_the_activations(layer):
             tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
             return {k: t.detach().numpy().copy() for k, t in tensors.items()}
 
-    A = site("eva")["lora_A"]
-    V = np.linalg.svd(X)[2][:8]
-    assert np.allclose(np.abs((A * V).sum(1)), 1, atol=1e-8)
+    for centre, rows in ((True, X - X.mean(0)), (False, X)):
+        A = site("eva", centre=centre)["lora_A"]
+        V = np.linalg.svd(rows)[2][:8]
+        assert np.allclose(np.abs((A * V).sum(1)), 1, atol=1e-8)
 
-    eps = 1e-9
+    eps, power = 1e-9, (X**2).mean()  # cov_eps counts in mean squares of an input
     got = site("antipasto_corda", cov_eps=eps)
-    values, Q = np.linalg.eigh(X.T @ X / len(X) + eps * np.eye(X.shape[1]))
+    values, Q = np.linalg.eigh(X.T @ X / len(X) + eps * power * np.eye(X.shape[1]))
     U, S, Vh = np.linalg.svd(W @ (Q * np.sqrt(values)) @ Q.T)
     assert np.allclose(got["basis_S"], S[:8])
     expected = U[:, :8] * S[:8] @ Vh[:8] @ (Q / np.sqrt(values)) @ Q.T
@@ -244,7 +381,7 @@ def test_bases_equal_a_plain_svd_of_the_activations(layer):
     assert np.allclose(energy, got["basis_S"] ** 2, rtol=1e-6)
 
     got = site("antipasto_asvd", cov_eps=0.01)
-    d = np.sqrt((X**2).mean(0) + 0.01)
+    d = np.sqrt((X**2).mean(0) + 0.01 * power)
     U, S, Vh = np.linalg.svd(W * d)
     assert np.allclose(got["basis_d"], d)
     expected = U[:, :8] * S[:8] @ Vh[:8] / d
@@ -465,7 +602,7 @@ def test_moments_are_read_before_any_hook_is_there():
     layers = {n: m for n, m in linears(model).items() if n.endswith(("q_proj", "v_proj"))}
     lazy = Moments(model, layers, CALIBRATION, budget=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adapters._hooks.second_moments", lambda *_: lazy)
+        patch.setattr("adapters._hooks.second_moments", lambda *_, **__: lazy)
         handle = attached(model, "antipasto_ablate", cov_orient=True)  # off identity from the start
     one_pass = attached(toy(torch.float64), "antipasto_ablate", cov_orient=True)
     for name, site in handle.sites.items():

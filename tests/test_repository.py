@@ -188,6 +188,7 @@ def test_the_wheel_holds_adapters_alone_and_imports_elsewhere(tmp_path: Path) ->
     assert not wheel.name.startswith("adapters-")  # that name is another project's on the package index
     with zipfile.ZipFile(wheel) as archive:
         tops = {n.split("/")[0] for n in archive.namelist()}
+        assert "adapters/py.typed" in archive.namelist()
         archive.extractall(tmp_path / "installed")
     assert {t for t in tops if not t.endswith(".dist-info")} == {"adapters"}
     code = f"""

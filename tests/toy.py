@@ -121,3 +121,28 @@ def moments(model: nn.Module) -> dict[str, Tensor]:
         hook.remove()
     X = {n: torch.cat([x.flatten(0, -2) for x in xs]).double() for n, xs in seen.items()}
     return {n: x.T @ x / len(x) for n, x in X.items()}
+
+
+class Reader(nn.Module):
+    """Reads the weight of `second` in a helper, so that only running the model shows that it is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return by_weight(self.first(x), self.second)
+
+
+def by_weight(x: Tensor, layer: nn.Linear) -> Tensor:
+    return nn.functional.linear(x, layer.weight)
+
+
+def trained(model: nn.Module, run: Any = None) -> None:
+    """Two steps of plain SGD, through `run` if it is given."""
+    optimizer = torch.optim.SGD(ad.parameter_groups(model, lr=0.1))
+    run = model if run is None else run
+    for _ in range(2):
+        run(torch.ones(2, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
