@@ -16,8 +16,10 @@ from adapters._errors import AdapterError, problem
 from adapters._peft_kinds import Fields, Kind, Tensors
 
 A, B = "lora_A.weight", "lora_B.weight"
-READS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "init_lora_weights")
-READS += ("fan_in_fan_out",)
+READS = (
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern"),
+    *("use_rslora", "use_dora", "init_lora_weights", "fan_in_fan_out"),
+)
 IGNORES = ("lora_dropout", "megatron_core", "qalora_group_size", "eva_config", "runtime_config")
 UNCHANGED_BASE = (True, False, "gaussian", "eva", "orthogonal")  # other inits also change W, which is not in the file
 
