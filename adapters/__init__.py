@@ -10,7 +10,7 @@
 
 from adapters._checkpoint import load, save
 from adapters._errors import AdapterError
-from adapters._hooks import Attachment, attach, attachment, detach, parameter_groups
+from adapters._hooks import Attachment, attach, attachment, detach, frozen, parameter_groups
 from adapters._peft import export_peft, import_peft
 from adapters._registry import VARIANTS, parameter_count
 
@@ -24,6 +24,7 @@ __all__ = [
     "attachment",
     "detach",
     "export_peft",
+    "frozen",
     "import_peft",
     "load",
     "parameter_count",

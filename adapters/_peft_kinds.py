@@ -56,13 +56,19 @@ def _write_factors(site: Variant) -> Tensors:
     return {"lora_A.weight": Q, "lora_B.weight": P}
 
 
+def _magnitude(site: Any) -> Tensor:
+    """m = m₀ + δ; a row of W that is zero stays zero."""
+    m0 = site.basis_square.sqrt()  # (o,)
+    return torch.where(m0 == 0, 0, m0 + site.lora_delta)
+
+
 def _read_magnitude(site: Any, tensors: Tensors) -> Tensor:
-    """δ from m = m₀(1 + δ); a row of W that is zero has no δ."""
+    """δ = m − m₀; a row of W that is zero has no magnitude to change."""
     m0 = site.basis_square.double().sqrt()  # (o,)
     m = tensors["lora_magnitude_vector"].to(m0)
     if (m[m0 == 0] != 0).any():
         raise AdapterError(problem("lora_magnitude_vector", "is not zero where the base weight's row is"))
-    return torch.where(m0 == 0, 0, m / m0 - 1)
+    return m - m0
 
 
 def _read_delora(site: Any, tensors: Tensors) -> Tensors:
@@ -115,7 +121,7 @@ KINDS = {
         write=lambda site: {
             PAIR[0]: site.lora_A,
             PAIR[1]: site.scale * site.lora_B,
-            "lora_magnitude_vector": site.basis_square.sqrt() * (1 + site.lora_delta),
+            "lora_magnitude_vector": _magnitude(site),
         },
         read=lambda site, t: {"lora_A": t[PAIR[0]], "lora_B": t[PAIR[1]], "lora_delta": _read_magnitude(site, t)},
         fields=_lora_fields,

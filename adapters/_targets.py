@@ -10,6 +10,7 @@ from torch import nn
 from adapters._contract import Config
 from adapters._errors import AdapterError, problem
 from adapters._weights import is_linear, layer_shape
+from adapters._wrappers import named_modules
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "qv": (r"(^|\.)(q_proj|v_proj)$",),
@@ -23,7 +24,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 def select_targets(model: nn.Module, cfg: Config) -> dict[str, nn.Linear]:
     """Module name → linear layer, in model order. Raises AdapterError with the names there are when none matches."""
     patterns = _patterns(cfg.targets)
-    linear = {name: m for name, m in model.named_modules() if is_linear(m)}
+    linear = {name: m for name, m in named_modules(model) if is_linear(m)}
     matched = {n: m for n, m in linear.items() if any(re.search(p, n) for p in patterns)}
     if cfg.layers is not None:
         matched = {n: m for n, m in matched.items() if _layer_index(n) in _layer_set(cfg.layers)}

@@ -78,7 +78,7 @@ def pissa(L: Layer) -> Dense:
 
 def dora(L: Layer) -> Dense:
     changed = lora(L)[0]
-    m = L.W.norm(dim=1) * (1 + L.t["lora_delta"])
+    m = L.W.norm(dim=1) + L.t["lora_delta"]
     n = changed.detach().norm(dim=1)
     return (m / torch.where(n > 0, n, 1.0))[:, None] * changed, L.b
 

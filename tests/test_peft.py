@@ -34,7 +34,7 @@ def factors_of(site, layer):
 def dora_of(site, layer):
     m0 = site.layer.weight.detach().norm(dim=1)
     magnitude = layer.lora_magnitude_vector["default"].weight
-    return factors_of(site, layer) | {"lora_delta": (magnitude, lambda t: m0 * (1 + t), lambda g: m0 * g)}
+    return factors_of(site, layer) | {"lora_delta": (magnitude, lambda t: m0 + t, lambda g: g)}
 
 
 def pissa_of(site, layer):

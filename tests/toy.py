@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import adapters as ad
@@ -93,6 +95,14 @@ def small(name: str, **settings: Any) -> Any:
     config = ad.VARIANTS[name].Config
     names = {f.name for f in fields(config)}
     return config(**{k: v for k, v in SMALL.items() if k in names} | settings)
+
+
+def record_of(path: Any) -> dict[str, Any]:
+    """What a checkpoint says about itself: the one entry of the file's metadata."""
+    with safe_open(path, framework="pt") as f:
+        metadata = f.metadata()
+    assert list(metadata) == ["adapters"]
+    return json.loads(metadata["adapters"])
 
 
 CALIBRATION = [tokens(8, 6, seed=s) for s in (7, 8)]

@@ -1,0 +1,219 @@
+"""The handle that `attach` returns: what it did to a model, the knobs of what is attached, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from enum import Enum
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from adapters._base import BaseState
+from adapters._bases import BasisCache
+from adapters._cache import Cache
+from adapters._contract import Config, Variant
+from adapters._errors import AdapterError, problem
+from adapters._registry import VARIANTS, field_names
+from adapters._weights import is_linear, layer_shape
+from adapters._wrappers import bare, named_parameters
+
+HANDLE = "_adapters_attachment"  # attribute of the (bare) model while something is attached
+
+
+class Attachment:
+    """What is attached to a model. Also a context manager: detached at the end of the block.
+
+    sites: module name → the variant's instance on that layer. clamped: module name → rank used, where `r` was larger
+    than the layer allows. coeff: strength of every site; settable, 0 is off. calibration_sha256: of the batches that
+    bases or initial values were computed from, None without (also when batches were passed and not used).
+    """
+
+    def __init__(self, model: nn.Module, cfg: Config, variant: type[Variant]) -> None:
+        self.model, self.variant = bare(model), variant
+        self.cfg: Any = cfg
+        self.sites: dict[str, Variant] = {}
+        self.clamped: dict[str, int] = {}
+        self.calibration_sha256: str | None = None
+        self.basis_cache: BasisCache | None = None
+        self.base = BaseState(self.model, weights=variant.trains_base)
+        # Partials, no closures: a deep copy of the model undoes itself.
+        self.undo_steps: list[Callable[[], object]] = [self.base.restore]
+        self._frozen = self._disabled = 0  # depth of blocks
+        self._step_hook: RemovableHandle | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model is outside the blocks its original is in."""
+        return vars(self) | {"_step_hook": None, "_frozen": 0, "_disabled": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.watch_optimizers()
+
+    def __repr__(self) -> str:
+        if not self.is_attached:
+            return f"<{self.variant.name}, detached>"
+        count, base = sum(p.numel() for p in self.trainable().values()), _base_size(self)
+        where = "all weights" if self.variant.trains_base else f"{len(self.sites)} layers"
+        share = f"{100 * count / base:.3g} % of the model"
+        return f"<{self.variant.name}{self._fields()}: {where}, {count:,} parameters, {share}>"
+
+    def _fields(self) -> str:
+        """The variant's own config fields as they are now, `targets`, and other common ones that were set."""
+        if not self.sites:
+            return ""
+        common, default = {f.name for f in dataclasses.fields(Config)} - {"targets"}, type(self.cfg)()
+        values = {f.name: getattr(self.cfg, f.name) for f in dataclasses.fields(self.cfg)}
+        values |= {"targets": values.pop("targets")}  # last
+        if "coeff" in values:
+            values["coeff"] = self.coeff
+        shown = {n: v for n, v in values.items() if n not in common or v != getattr(default, n)}
+        return "".join(f" {n}={v.value if isinstance(v, Enum) else v}" for n, v in shown.items())
+
+    @property
+    def is_disabled(self) -> bool:
+        """Inside a `disabled()` block."""
+        return self._disabled > 0
+
+    @property
+    def is_attached(self) -> bool:
+        return getattr(self.model, HANDLE, None) is self
+
+    # -- the knobs -----------------------------------------------------------------------------------------------------
+    @property
+    def coeff(self) -> float:
+        if "coeff" not in field_names(self.cfg):
+            names = ", ".join(n for n, v in VARIANTS.items() if "coeff" in field_names(v.Config()))
+            remedy = "`with handle.disabled():` turns any variant off."
+            raise AdapterError(problem(self.variant.name, "has no coeff", expected=f"one of {names}", remedy=remedy))
+        return next(iter(self.sites.values())).coeff
+
+    @coeff.setter
+    def coeff(self, value: float) -> None:
+        _ = self.coeff  # raises for variants without one
+        dataclasses.replace(self.cfg, coeff=value)  # validates
+        for site in self.sites.values():
+            site.coeff = float(value)
+        self.refresh()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """For evaluation: grad-free forwards in the block keep what does not depend on the input, and so run faster.
+
+        Outside such a block every forward computes everything afresh. Inside, a change is noticed when it is an
+        optimizer's step, an in-place operation, `load_state_dict`, another tensor or another `coeff`; after a write in
+        place through `.data` (`p.data.copy_(average)`) call `refresh()`. Forwards with gradients neither read nor keep
+        anything, and compiled ones neither. Blocks nest; the end of the outermost drops what was kept.
+        """
+        sites = list(self.sites.values())
+        for site in sites:
+            site.cache = site.cache or Cache(site.layer)
+        self._frozen += 1
+        hook = register_optimizer_step_post_hook(lambda *_: self.refresh())  # fused steps move no version
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._frozen -= 1
+            for site in sites if not self._frozen else ():
+                site.cache = None
+
+    def refresh(self) -> None:
+        """Drops all that `frozen()` keeps; the next forward computes it again."""
+        for site in self.sites.values():
+            site.drop_cache()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model for the length of the block: the hooks do nothing, `full` puts the original weights back.
+
+        Blocks nest, and end with the block also when it raises.
+        """
+        sites = list(self.sites.values())
+        weights = self.base.put_back() if self.variant.trains_base and not self._disabled else nullcontext()
+        self._disabled += 1
+        for site in sites:
+            site.enabled = False
+        try:
+            with weights:
+                yield
+        finally:
+            self._disabled -= 1
+            for site in sites if not self._disabled else ():
+                site.enabled = True
+
+    # -- what is attached, and the way back ----------------------------------------------------------------------------
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Trainable tensors by name: `<layer>.lora_*`, or for `full` every base parameter."""
+        if self.variant.trains_base:
+            return named_parameters(self.model)
+        return {f"{n}.{k}": p for n, site in self.sites.items() for k, p in site.parameters().items()}
+
+    def detach(self) -> None:
+        """Restores the model bit for bit. Raises AdapterError when this is not what is attached to it."""
+        if not self.is_attached:
+            raise AdapterError(problem(type(self.model).__name__, "this adapter is not attached to the model"))
+        self.undo()
+        reset_compiled()
+
+    def undo(self) -> None:
+        """Takes back what `attach` did so far, last things first; a step that fails does not keep the others back."""
+        steps, self.undo_steps = self.undo_steps, []
+        with ExitStack() as stack:
+            stack.callback(self.sites.clear)
+            if self._step_hook is not None:
+                stack.callback(self._step_hook.remove)
+            for step in steps:
+                stack.callback(step)
+
+    def watch_optimizers(self) -> None:
+        """Puts constrained parameters back into their range after every optimizer step."""
+        if self.variant.project is Variant.project:
+            return
+        handle = weakref.ref(self)  # the hook is torch's, of all optimizers: it must not keep a dropped model alive
+
+        def after_step(*_: Any) -> None:
+            if (live := handle()) is not None:
+                for site in live.sites.values():
+                    site.project()
+
+        hook = register_optimizer_step_post_hook(after_step)
+        weakref.finalize(self, hook.remove).atexit = False  # nor outlive one
+        self._step_hook = hook
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.is_attached:
+            self.detach()
+
+
+def attachment(model: nn.Module) -> Attachment:
+    """The model's Attachment. Raises AdapterError when nothing is attached."""
+    handle = getattr(bare(model), HANDLE, None)
+    if handle is None:
+        raise AdapterError(problem(type(model).__name__, "nothing is attached to this model"))
+    return handle
+
+
+def reset_compiled() -> None:
+    """Makes torch.compile trace again: a compiled model keeps the hooks that it was traced with."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def _base_size(handle: Attachment) -> int:
+    """Parameters of the base model; a quantized layer counts the weights it stands for."""
+    ours = {id(p) for site in handle.sites.values() for p in site.parameters().values()}
+    weights = {id(m.weight): math.prod(layer_shape(m)) for m in handle.model.modules() if is_linear(m)}
+    size = sum(weights.get(id(p), p.numel()) for p in handle.model.parameters() if id(p) not in ours)
+    return max(size, 1)
