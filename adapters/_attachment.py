@@ -70,12 +70,11 @@ class Attachment:
         """The variant's own config fields as they are now, `targets`, and other common ones that were set."""
         if not self.sites:
             return ""
-        common, default = {f.name for f in dataclasses.fields(Config)} - {"targets"}, type(self.cfg)()
-        values = {f.name: getattr(self.cfg, f.name) for f in dataclasses.fields(self.cfg)}
-        values |= {"targets": values.pop("targets")}  # last
-        if "coeff" in values:
-            values["coeff"] = self.coeff
-        shown = {n: v for n, v in values.items() if n not in common or v != getattr(default, n)}
+        common, default = {f.name for f in dataclasses.fields(Config)}, type(self.cfg)()
+        names = [f.name for f in dataclasses.fields(self.cfg)]
+        names.sort(key=lambda n: n in common)  # the variant's own first
+        values = {n: self.coeff if n == "coeff" else getattr(self.cfg, n) for n in names}
+        shown = {n: v for n, v in values.items() if n not in common or n == "targets" or v != getattr(default, n)}
         return "".join(f" {n}={v.value if isinstance(v, Enum) else v}" for n, v in shown.items())
 
     @property

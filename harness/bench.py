@@ -156,9 +156,10 @@ def time_decoding(model: Any, ids: Any, steps: int = 8) -> float:
     """Seconds per token step of greedy decoding with a cache, after a short prompt; four rows."""
     import torch
 
+    import adapters as ad
     from harness.models import synchronize
 
-    with torch.inference_mode():
+    with torch.inference_mode(), ad.frozen(model):
         out = model(input_ids=ids[:, :16], use_cache=True)
         token = out.logits[:, -1:].argmax(-1)
         model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)

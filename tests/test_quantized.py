@@ -51,7 +51,7 @@ def attach(model, name, **settings):
 
 
 def logits(model, ids, mode):
-    with torch.set_grad_enabled(mode):  # training's way, or evaluation's from cached factors
+    with torch.set_grad_enabled(mode), ad.frozen(model):  # training's way, or evaluation's from kept factors
         return model.train(mode)(ids).logits.detach()
 
 
