@@ -93,6 +93,7 @@ class Attachment:
             names = ", ".join(n for n, v in VARIANTS.items() if "coeff" in field_names(v.Config()))
             remedy = "`with handle.disabled():` turns any variant off."
             raise AdapterError(problem(self.variant.name, "has no coeff", expected=f"one of {names}", remedy=remedy))
+        self._refuse_detached()
         return next(iter(self.sites.values())).coeff
 
     @coeff.setter
@@ -105,12 +106,13 @@ class Attachment:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """For evaluation: grad-free forwards in the block keep what does not depend on the input, and so run faster.
+        """For evaluation: grad-free forwards keep what does not depend on the input, and run faster.
 
-        Outside such a block every forward computes everything afresh. Inside, a change is noticed when it is an
-        optimizer's step, an in-place operation, `load_state_dict`, another tensor or another `coeff`; after a write in
-        place through `.data` (`p.data.copy_(average)`) call `refresh()`. Forwards with gradients neither read nor keep
-        anything, and compiled ones neither. Blocks nest; the end of the outermost drops what was kept.
+        Outside such a block every forward computes everything from the present parameters. Inside, changes by an
+        optimizer, an in-place operation, `load_state_dict`, another tensor (`p.data = …`) or `coeff` are noticed;
+        after an in-place write through `.data` (`p.data.copy_(average)`) call `refresh()`. Forwards with gradients and
+        compiled forwards neither read nor keep anything, so training in the block is right, and no faster. Blocks
+        nest; the end of the outermost drops what was kept.
         """
         sites = list(self.sites.values())
         for site in sites:
@@ -132,9 +134,9 @@ class Attachment:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model for the length of the block: the hooks do nothing, `full` puts the original weights back.
+        """The base model for a block: the hooks do nothing, and `full` puts the original weights and buffers back.
 
-        Blocks nest, and end with the block also when it raises.
+        Blocks nest; an exception ends them as well.
         """
         sites = list(self.sites.values())
         weights = self.base.put_back() if self.variant.trains_base and not self._disabled else nullcontext()
@@ -158,10 +160,13 @@ class Attachment:
 
     def detach(self) -> None:
         """Restores the model bit for bit. Raises AdapterError when this is not what is attached to it."""
-        if not self.is_attached:
-            raise AdapterError(problem(type(self.model).__name__, "this adapter is not attached to the model"))
+        self._refuse_detached()
         self.undo()
         reset_compiled()
+
+    def _refuse_detached(self) -> None:
+        if not self.is_attached:
+            raise AdapterError(problem(type(self.model).__name__, "this adapter is not attached to the model"))
 
     def undo(self) -> None:
         """Takes back what `attach` did so far, last things first; a step that fails does not keep the others back."""
@@ -185,7 +190,7 @@ class Attachment:
                     site.project()
 
         hook = register_optimizer_step_post_hook(after_step)
-        weakref.finalize(self, hook.remove).atexit = False  # nor outlive one
+        weakref.finalize(self, hook.remove).atexit = False  # and goes when the model goes
         self._step_hook = hook
 
     def __enter__(self) -> Attachment:

@@ -27,6 +27,7 @@ from adapters._peft_kinds import KINDS, Kind, Tensors
 from adapters._registry import VARIANTS
 from adapters._targets import PRESETS, select_targets
 from adapters._weights import is_linear, layer_shape
+from adapters._wrappers import bare, named_modules
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 
@@ -39,7 +40,7 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
     Values are worked out in fp64 and written in fp32. Raises AdapterError for variants that PEFT has no form for.
     """
     handle = attachment(model)
-    name = handle.variant.name
+    model, name = handle.model, handle.variant.name
     if not handle.sites:
         raise AdapterError(problem(name, "no adapter to export", remedy="Use the model's own save_pretrained."))
     kind = KINDS.get(name, KINDS["lora"])
@@ -91,7 +92,7 @@ def _target_modules(model: nn.Module, names: Iterable[str]) -> list[str] | str:
     """The shortest form of `target_modules` that selects exactly these: last names, whole names, a regex."""
     wanted = set(names)
     for suffixes in (sorted({n.rpartition(".")[2] for n in wanted}), sorted(wanted)):
-        if {n for n, _ in model.named_modules() if any(f".{n}".endswith(f".{s}") for s in suffixes)} == wanted:
+        if {n for n, _ in named_modules(model) if any(f".{n}".endswith(f".{s}") for s in suffixes)} == wanted:
             return suffixes
     return "|".join(re.escape(n) for n in sorted(wanted))
 
@@ -119,11 +120,11 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     this library does not compute exactly as PEFT does: the message names the field. PEFT's files do not say which base
     weights they were trained on.
     """
-    where, path = str(folder), Path(folder)
+    where, path, model = str(folder), Path(folder), bare(model)
     config = _read_config(path)
     layers = _layer_tensors(where, path)
     name, kind = _kind_of(where, config, layers)
-    linear = {n: m for n, m in model.named_modules() if is_linear(m)}
+    linear = {n: m for n, m in named_modules(model) if is_linear(m)}
     if odd := sorted(layers.keys() - linear.keys()):
         raise AdapterError(problem(where, f"{odd[0]} is not a linear layer of this model"))
     try:

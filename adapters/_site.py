@@ -62,27 +62,28 @@ def remove_attribute(layer: nn.Module, name: str) -> None:
 
 
 class CastGuard:
-    """A layer's `_apply`, through which `model.to(...)`, `.half()` and `.cuda()` go: basis tensors move uncast.
+    """Stands in for a layer's `_apply`, which `model.to(...)`, `.half()` and `.cuda()` call: basis tensors move uncast.
 
-    Singular values and norms would lose digits that casting back does not return. Casts of the weight are noted in
-    `site.casts`, since the basis can no longer be computed again from it.
+    Casting would cost singular values and norms digits that casting back does not return. Casts of the weight are noted
+    in `site.casts`; after any cast the basis is no longer what would be computed from the model as it is.
     """
 
     def __init__(self, site: Variant) -> None:
         self.site = site
 
     def __call__(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        layer, casts = self.site.layer, self.site.casts
+        site, layer, casts = self.site, self.site.layer, self.site.casts
         buffers, dtype = dict(layer._buffers), layer.weight.dtype
         type(layer)._apply(layer, fn, *args, **kwargs)
         for key, old in buffers.items():
             now = layer._buffers[key]
             if key.startswith("basis_") and old is not None and now is not None and now.dtype != old.dtype:
                 layer._buffers[key] = old.to(now.device)
+                site.keeps_basis = True  # a quantized weight is not cast, but the activations are
         if (new := layer.weight.dtype) != dtype:
             back = len(casts) > 1 and casts[-2] == new and torch.promote_types(new, dtype) == dtype
             casts.pop() if back else casts.append(new)  # bf16 → fp32 → bf16 rounds once
-            self.site.keeps_basis = True
+            site.keeps_basis = True
         return layer
 
 

@@ -1,4 +1,4 @@
-"""Names of a model's modules without the wrappers around them: torch.compile, DataParallel, DDP, FSDP, checkpointing.
+"""Names of a model's modules without the wrappers around them: torch.compile, DataParallel, DDP, FSDP and the like.
 
 A wrapper adds a level to every name (`_orig_mod.`, `module.`) and changes no layer. This library uses the names of the
 bare model everywhere, so an adapter moves between a wrapped model and a bare one.
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
+CLASSES = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # any other model may have a part named `module`
 # What torch.compile, activation checkpointing and FSDP call the module they wrap.
 ATTRIBUTES = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
@@ -23,7 +25,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:
-    if isinstance(model, (nn.DataParallel, DistributedDataParallel)):  # by class: any model may have a part `module`
+    if isinstance(model, CLASSES):
         return model.module
     return next((model._modules[a] for a in ATTRIBUTES if a in model._modules), None)
 

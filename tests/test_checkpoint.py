@@ -24,7 +24,7 @@ import adapters as ad
 from adapters import _bases
 from adapters._format import read_checkpoint, tensors_sha256
 from adapters._hooks import Restored
-from tests.toy import IDS, SETTINGS, attached, generic, record_of, small, tokens, toy
+from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, record_of, small, tokens, toy
 
 each_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=IDS)
 FUZZ_FILES = int(os.environ.get("FUZZ_FILES", "1000"))  # `make drill` sets 10,000
@@ -137,6 +137,49 @@ def test_the_adapter_is_saved_as_it_is_now(tmp_path):
         other = toy()
         assert {p.dtype for p in ad.load(other, path).trainable().values()} == {getattr(torch, dtype)}
         assert torch.equal(logits(other), expected)
+
+
+SAVE = """
+import sys, adapters as ad
+from tests.toy import attached, generic, toy
+for name in ("lora", "antipasto_dplr", "full"):
+    model = toy()
+    generic(attached(model, name))
+    ad.save(model, f"{sys.argv[1]}/{name}")
+"""
+
+
+def test_equal_adapters_are_equal_bytes(tmp_path):
+    """Saved twice here and once in another process, with another hash seed."""
+    command = [sys.executable, "-c", SAVE, str(tmp_path)]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}, check=True)
+    for name in ("lora", "antipasto_dplr", "full"):
+        for n in range(3):
+            saved(tmp_path / f"{n}", name)
+            assert (tmp_path / f"{n}").read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", HAS_SITES)
+def test_files_from_before_load(name, tmp_path):
+    """Several metadata keys, in any order; DoRA's magnitudes, then relative to the row norms, are converted."""
+    path, model = tmp_path / "a", toy()
+    expected = saved(path, name)
+    tensors = load_file(path)
+    if name == "dora":
+        for key in (k for k in tensors if k.endswith("lora_delta")):
+            tensors[key] /= model.get_submodule(key.rpartition(".")[0]).weight.detach().norm(dim=1)
+    rewrite(path, tensors, older=True)
+    ad.load(model, path)
+    if name != "dora":
+        assert torch.equal(logits(model), expected)
+        return
+    assert (logits(model) - expected).norm() < 1e-6 * expected.norm()
+    ad.save(model, path)
+    assert record_of(path)["tensors_version"] == 2
+    assert torch.equal(logits(ad.load(toy(), path).model), logits(model))
+    saved(path, "dora", dtype="bfloat16")
+    rewrite(path, older=True)
+    refused(path, "dora: lora_delta of version 1, relative to the row norms, cannot be converted exactly")
 
 
 def test_threads_raise_no_false_alarm(tmp_path):

@@ -13,7 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim import optimizer as optimizers
+from torch.optim.swa_utils import AveragedModel
 
 import adapters as ad
 from tests.toy import attached, generic, small, tokens, toy
@@ -263,7 +265,20 @@ def distributed(model):
     return nn.parallel.DistributedDataParallel(model)
 
 
-WRAPPERS = {"compiled": compiled, "DataParallel": nn.DataParallel, "parts": parts_compiled, "DDP": distributed}
+def checkpointed(model):
+    model.layers[1] = checkpoint_wrapper(model.layers[1])
+    return model
+
+
+WRAPPERS = {
+    "compiled": compiled,
+    "parts": parts_compiled,
+    "DataParallel": nn.DataParallel,
+    "DDP": distributed,
+    "AveragedModel": AveragedModel,
+    "checkpointed": checkpointed,
+    "several": lambda model: compiled(distributed(model)),
+}
 
 
 @pytest.fixture
@@ -275,7 +290,7 @@ def process_group():
 
 @pytest.mark.parametrize("how", list(WRAPPERS))
 def test_names_do_not_show_wrappers(how, tmp_path, process_group):
-    """Attach, groups, save, load and detach through a wrapper; the same bytes and names as with the bare model."""
+    """Attach, groups, save, load, detach, PEFT through a wrapper; the same bytes and names as with the bare model."""
     wrap, bare_file, wrapped_file = WRAPPERS[how], tmp_path / "a", tmp_path / "b"
     for name in ("antipasto_dplr", "full"):
         cfg = small(name, targets=(r"^layers\.0\.q_proj$", r"^layers\.1\.[qv]_proj$"))
@@ -300,6 +315,13 @@ def test_names_do_not_show_wrappers(how, tmp_path, process_group):
         ad.load(wrapped, bare_file)
         with torch.compiler.set_stance("force_eager"):  # the tests' shape checks cannot be traced
             assert torch.equal(logits(wrapped), expected)
+        if name != "full":
+            for model, folder in ((bare, "bare"), (wrapped, "wrapped")):
+                ad.export_peft(model, tmp_path / folder)
+            for part in ("adapter_config.json", "adapter_model.safetensors"):
+                assert (tmp_path / "bare" / part).read_bytes() == (tmp_path / "wrapped" / part).read_bytes()
+            ad.detach(wrapped)
+            assert ad.import_peft(wrapped, tmp_path / "bare").sites.keys() == handle.sites.keys()
         ad.detach(bare)
         ad.load(bare, wrapped_file)
         assert torch.equal(logits(bare), expected)

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import adapters as ad
-from adapters._contract import Variant, wide
-from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, record_of, tokens, toy
+from adapters._contract import Calibration, Variant, wide
+from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, record_of, small, tokens, toy
 
 each_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=IDS)
 each_variant = pytest.mark.parametrize("name", HAS_SITES)
+CALIBRATED = [n for n in HAS_SITES if ad.VARIANTS[n].calibration(small(n)) is Calibration.required]
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 
 
@@ -81,6 +82,20 @@ def test_autocast_costs_what_it_costs_the_base(name, settings, monkeypatch):
     assert torch.equal(logits(model), plain)
     if factors := next(iter(handle.sites.values())).factors():
         assert factors[0].dtype == FP32
+
+
+@each_variant
+def test_files_do_not_depend_on_autocast(name, tmp_path):
+    """Attached, saved and loaded under autocast: the same bytes, the same function."""
+    for path, enabled in ((tmp_path / "a", False), (tmp_path / "b", True)):
+        model, other = toy(), toy()
+        with torch.autocast("cpu", BF16, enabled=enabled and name not in CALIBRATED):  # which run the model
+            generic(attached(model, name))
+        with torch.autocast("cpu", BF16, enabled=enabled):
+            ad.save(model, path)
+            ad.load(other, path)
+        assert torch.equal(logits(other), logits(model))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 # -- casts of the model ------------------------------------------------------------------------------------------------
