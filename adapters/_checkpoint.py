@@ -1,8 +1,8 @@
 """Saving and loading: the trainable tensors, with what is needed to refuse a wrong base model (see `_format`).
 
-What of a basis comes from calibration data is stored (`Variant.stored_basis`). The rest comes from the weight: it is
-computed again, and the *function* is checked by the probes. They agree for any sign or rotation of the basis that
-leaves ΔW the same, and differ for any other.
+The part of a basis that comes from calibration data is stored (`Variant.stored_basis`). The rest is recomputed from the
+weight, and probes check that the *function* is the same: any sign or rotation of the basis will do that leaves ΔW as it
+was, and no other.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from adapters._wrappers import bare, named_parameters
 def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
     """Writes the attached adapter to `path` (safetensors, format v1), atomically; returns the file's size in bytes.
 
-    It is the adapter as it is now, `coeff` included. basis=True also stores the frozen bases, so that loading computes
-    none; where the model was cast since `attach` that is done unasked, since the weight no longer gives them. `full`
-    also stores the buffers that training changed; other variants are an adapter only, so a base whose BatchNorm
-    statistics moved while they trained loads without those.
+    The file holds the adapter as it is now, `coeff` included. basis=True also stores the frozen bases, so that loading
+    computes none; a model that was cast since `attach` is always saved so, since its weights no longer give them.
+    `full` also stores the buffers that training changed. Other variants store none: keep a base's BatchNorm layers in
+    evaluation mode while they train, or its statistics are lost.
     Raises AdapterError when nothing is attached, a tensor or ΔW is not finite, or the file cannot be written.
     """
     handle = attachment(model)
@@ -126,8 +126,9 @@ def _layer_record(handle: Attachment, name: str, site: Variant) -> dict[str, Any
 def load(model: nn.Module, path: Path_, *, strict: bool = True, cache_dir: Path_ | None = None) -> Attachment:
     """Attaches the adapter in `path` to `model`, after checking the file and that the base weights are the same.
 
-    strict=False accepts another base model (a QLoRA adapter on the unquantized weights, say) with a warning, for
-    variants without a basis. Raises AdapterError, naming the layer and the remedy, and leaves the model unchanged.
+    strict=False accepts another base model (the unquantized weights for a QLoRA adapter, say) with a warning, for
+    variants whose basis need not be computed from it. Raises AdapterError, naming the layer and the remedy, and leaves
+    the model unchanged.
     """
     file, where, model = read_checkpoint(path), str(path), bare(model)
     restored, bases = Restored({}, {}, file.calibration_sha256), dict[str, str]()

@@ -12,6 +12,7 @@ import functools
 import importlib
 import math
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -96,10 +97,10 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
             raise AdapterError(problem(where, f"unknown {f.name}", got=value, expected=f"one of {names}")) from None
     if isinstance(value, torch.dtype) and f.name == "dtype":
         return dtype_name(value)
-    if isinstance(value, list):
-        return tuple(value)
+    if isinstance(f.default, bool) and type(value) is not bool:
+        raise AdapterError(problem(where, f"{f.name} is not a boolean", got=value, expected="True or False"))
     if not f.metadata:
-        return value
+        return tuple(value) if isinstance(value, list) else value
     kind, optional = f.type.removesuffix(" | None"), f.type.endswith("| None")  # annotations are strings here
     if value is None and optional:
         return value
@@ -110,7 +111,8 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
     bounds = [f"{sign} {limit:g}" for sign, limit in limits if limit is not None]
     bounds += [f"a multiple of {multiple}"] if multiple > 1 else []
     expected = " ".join([number, " and ".join(bounds)]).strip()
-    is_number = type(value) is int or (kind == "float" and isinstance(value, float) and math.isfinite(value))
+    is_number = type(value) is int or (kind == "float" and isinstance(value, float))
+    is_number = is_number and (kind == "int" or abs(value) <= sys.float_info.max)  # false for NaN
     inside = (
         is_number and (lo is None or value >= lo) and (above is None or value > above) and (hi is None or value <= hi)
     ) and (multiple == 1 or value % multiple == 0)

@@ -13,9 +13,9 @@ The file's bytes are a function of its contents: safetensors writes several meta
                              from the common one (a redistributed rank); casts, dtypes that the weight went through
                              while the adapter was attached
     calibration_sha256       of the calibration batches, where some were used
-Files from before hold these as metadata keys of their own beside `format` = "adapters"; they are read as well.
+Older files hold these as metadata keys of their own beside `format` = "adapters"; they are read as well.
 
-A file is somebody else's: nothing of it is unpickled, executed or believed before it was checked.
+A file comes from somebody else: nothing in it is unpickled, executed or trusted before it is checked.
 """
 
 from __future__ import annotations

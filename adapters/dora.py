@@ -6,10 +6,10 @@
 
 Identity at t=0: B = 0 gives n² = ‖W‖², hence m/n = √(‖W‖²/n²) = 1 exactly, and δ = 0: both added terms are exactly 0.
 Deviates from paper: the magnitude is stored as its change δ, so that weight decay pulls to m₀ and a small step is not
-    lost to m₀'s rounding. The change is absolute: a step of Adam moves m as far as in PEFT (m₀(1 + δ), of checkpoints
-    from before, moved it m₀ times as far; they are converted). Norms are of rows (one per output), as in the authors'
-    code and PEFT; the paper's text says columns. A row of zeros has m₀ = 0 and stays zero (0/0 is taken as 0; PEFT
-    gives NaN).
+    lost to m₀'s rounding. The change is absolute: a step of Adam moves m as far as in PEFT. (With m₀(1 + δ), as in
+    checkpoints of version 1, it moved m₀ times as far.) Norms are of rows (one per output), as in the authors' code
+    and PEFT; the paper's text says columns. A row of zeros has m₀ = 0 and stays zero (0/0 is taken as 0; PEFT gives
+    NaN).
 Refs: eq. 5; section 4.3 for the detached n. The expanded n² needs (o, r) numbers and never the (o, i) product BA.
 """
 
@@ -71,7 +71,7 @@ class DoRA(Variant):
         return (square / n2).sqrt()
 
     def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, worked out in the wider of fp32 and it."""
+        """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, computed in the wider of fp32 and `dtype`."""
         A, B, delta = (t.to(wide(dtype)) for t in (self.lora_A, self.lora_B, self.lora_delta))
         ratio, m0 = self.norm_ratio(A, B), self.basis_square.to(A.dtype).sqrt()
         less_one = (ratio - 1) + ratio / m0.clamp_min(torch.finfo(A.dtype).tiny) * delta  # m₀ = 0 has ratio 0

@@ -554,7 +554,8 @@ def test_metadata_that_is_not_the_schema(older, tmp_path):
     for key in ("config", "layers"):
         for text in ("", "{", "null", "[]", "1", '"x"', nested(200_000), '{"r": ' + "9" * 5000 + "}", "\0"):
             wrong("broken metadata|is not in both", **{key: text})
-    for change in ({"r": 0}, {"r": 8.0}, {"r": "8"}, {"r": True}, {"coeff": "1"}, {"coeff": float("nan")},
+    for change in ({"r": 0}, {"r": 8.0}, {"r": "8"}, {"r": True}, {"r": [8]}, {"suppress_only": None}, {"coeff": "1"},
+                   {"coeff": 10**400}, {"coeff": [1.0]}, {"coeff": float("nan")},
                    {"dtype": "int8"}, {"dtype": []}, {"targets": 5}, {"targets": [[]]}, {"targets": []},
                    {"layers": 1.5}, {"layers": "01"}, {"layers": {"a": 1}}, {"roles": "x"}, {"unknown": 1},
                    {"targets": "(a+)+$"}, {"targets": "(.*)*x"}, {"targets": ".*.*.*.*.*x"}, {"targets": "a" * 2000},
