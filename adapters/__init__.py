@@ -16,6 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers only: at run time every variant's config is found, listed here or not
+    from adapters._attachment import Attachment as Attachment
+    from adapters._attachment import attachment as attachment
     from adapters._checkpoint import config_fields as config_fields
     from adapters._checkpoint import load as load
     from adapters._checkpoint import save as save
@@ -26,10 +28,9 @@ if TYPE_CHECKING:  # for type checkers only: at run time every variant's config 
     from adapters._errors import NOTHING as NOTHING
     from adapters._errors import AdapterError as AdapterError
     from adapters._errors import problem as problem
-    from adapters._hooks import Attachment as Attachment
     from adapters._hooks import attach as attach
-    from adapters._hooks import attachment as attachment
     from adapters._hooks import detach as detach
+    from adapters._hooks import frozen as frozen
     from adapters._hooks import parameter_groups as parameter_groups
     from adapters._peft import export_peft as export_peft
     from adapters._peft import import_peft as import_peft
@@ -60,17 +61,18 @@ if TYPE_CHECKING:  # for type checkers only: at run time every variant's config 
 _HOMES = {
     "VARIANTS": "_registry",
     "AdapterError": "_errors",
-    "Attachment": "_hooks",
+    "Attachment": "_attachment",
     "Calibration": "_contract",
     "Config": "_contract",
     "DTYPES": "_contract",
     "NOTHING": "_errors",
     "Variant": "_contract",
     "attach": "_hooks",
-    "attachment": "_hooks",
+    "attachment": "_attachment",
     "config_fields": "_checkpoint",
     "detach": "_hooks",
     "export_peft": "_peft",
+    "frozen": "_hooks",
     "forbid_cpu_packing": "_weights",
     "import_peft": "_peft",
     "load": "_checkpoint",

@@ -1,15 +1,13 @@
 """Saving and loading: the trainable tensors, with what is needed to refuse a wrong base model (see `_format`).
 
-What of a basis comes from calibration data is stored (`Variant.stored_basis`). The rest comes from the weight: it is
-computed again, and the *function* is checked by the probes. They agree for any sign or rotation of the basis that
-leaves ΔW the same, and differ for any other.
+The part of a basis that comes from calibration data is stored (`Variant.stored_basis`). The rest is recomputed from the
+weight, and probes check that the *function* is the same: any sign or rotation of the basis will do that leaves ΔW as it
+was, and no other.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import re
 from enum import Enum
 from functools import reduce
@@ -19,65 +17,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters._contract import DTYPES, Config, Shape, Variant
+from adapters._attachment import Attachment, attachment
+from adapters._contract import DTYPES, Config, Variant, dtype_name
 from adapters._errors import AdapterError, problem
-from adapters._format import (
-    COMMON,
-    FORMAT,
-    PROBES,
-    VERSION,
-    Checkpoint,
-    Path_,
-    harmless,
-    read_checkpoint,
-    tensors_sha256,
-    write_tensors,
-)
-from adapters._hooks import Attachment, Restored, attach, attachment, detach
+from adapters._format import COMMON, Checkpoint, Path_, harmless, read_checkpoint, write_checkpoint
+from adapters._hooks import Restored, attach, detach
+from adapters._probes import bilinear_probes
 from adapters._registry import layer_config, variant_has_sites
+from adapters._site import basis_dtype, basis_of
 from adapters._targets import PRESETS, select_targets
-from adapters._weights import Layer, dense_weight, layer_shape, refuse_unloaded, values_sha256
-
-log = logging.getLogger("adapters")
-PROBE_SEED, PROBE_TOLERANCE = 2026, 1e-5
-Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]  # tensor's name → shape, dtype
+from adapters._verify import check_bases, check_function, check_layers, check_weights
+from adapters._weights import dense_weight, refuse_unloaded, values_sha256
+from adapters._wrappers import bare, named_parameters
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
 def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
     """Writes the attached adapter to `path` (safetensors, format v1), atomically; returns the file's size in bytes.
 
-    It is the adapter as it is now, `coeff` included. basis=True also stores the frozen bases, so that loading computes
-    none. Raises AdapterError when nothing is attached, a tensor or ΔW is not finite, or the file cannot be written.
+    The file holds the adapter as it is now, `coeff` included. basis=True also stores the frozen bases, so that loading
+    computes none; a model that was cast since `attach` is always saved so, since its weights no longer give them.
+    `full` also stores the buffers that training changed. Other variants store none: keep a base's BatchNorm layers in
+    evaluation mode while they train, or its statistics are lost.
+    Raises AdapterError when nothing is attached, a tensor or ΔW is not finite, or the file cannot be written.
     """
     handle = attachment(model)
     adapted = {n: s.layer for n, s in handle.sites.items()}
     refuse_unloaded(adapted or (dict(model.named_modules()) if handle.variant.trains_base else {}))
     cfg = present_config(handle)
-    kind = None if handle.variant.trains_base else DTYPES[cfg.dtype]  # casts nothing but tensors of unequal dtypes
-    tensors = {n: p.detach().to("cpu", kind).contiguous() for n, p in handle.trainable().items()}
-    bad = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
-    if bad:
-        raise AdapterError(problem("save", f"NaN or Inf in {bad[0]}", remedy="Train again with a smaller lr."))
+    basis = basis or any(site.keeps_basis for site in handle.sites.values())
+    tensors = _trained_tensors(handle, None if handle.variant.trains_base else DTYPES[cfg.dtype])
     whole = True
     for name, site in handle.sites.items():
         needed = site.stored_basis(site.cfg, handle.calibration_sha256 is not None, site.o, site.i).keys()
         frozen = basis_of(site)
         tensors |= {f"{name}.{k}": t.detach().cpu() for k, t in frozen.items() if basis or k in needed}
         whole = whole and (basis or needed >= frozen.keys())
-    metadata = {
-        "format": FORMAT,
-        "format_version": VERSION,
+    record = {
         "variant": handle.variant.name,
-        "base_model": str(getattr(getattr(model, "config", None), "_name_or_path", "")),
-        "tensors_sha256": tensors_sha256(tensors),
-        "whole_basis": json.dumps(whole),
-        "config": json.dumps(config_fields(cfg)),
-        "layers": json.dumps({n: _layer_record(handle, n, s) for n, s in handle.sites.items()}, separators=(",", ":")),
+        "tensors_version": handle.variant.tensors_version,
+        "base_model": str(getattr(getattr(handle.model, "config", None), "_name_or_path", "")),
+        "whole_basis": whole,
+        "config": config_fields(cfg),
+        "layers": {n: _layer_record(handle, n, s) for n, s in handle.sites.items()},
     }
     if handle.calibration_sha256 is not None:
-        metadata["calibration_sha256"] = handle.calibration_sha256
-    return write_tensors(Path(path), tensors, metadata)
+        record["calibration_sha256"] = handle.calibration_sha256
+    return write_checkpoint(Path(path), tensors, record)
+
+
+def _trained_tensors(handle: Attachment, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What training changed, by name, on the CPU; dtype: of a file whose tensors have unequal ones."""
+    if handle.is_disabled and handle.variant.trains_base:
+        what, remedy = "the trained weights are swapped out", "Save outside the `disabled()` block."
+        raise AdapterError(problem("save", what, remedy=remedy))
+    trained: dict[str, Tensor] = dict(handle.trainable())
+    if handle.variant.trains_base:
+        trained |= handle.base.changed_buffers()
+    tensors = {n: t.detach().to("cpu", dtype).contiguous() for n, t in trained.items()}
+    bad = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
+    if bad:
+        raise AdapterError(problem("save", f"NaN or Inf in {bad[0]}", remedy="Train again with a smaller lr."))
+    return tensors
 
 
 def present_config(handle: Attachment) -> Any:
@@ -88,7 +89,7 @@ def present_config(handle: Attachment) -> Any:
     cfg, changes = handle.cfg, dict[str, Any]()
     if handle.sites:
         kinds = [p.dtype for p in handle.trainable().values()]
-        changes["dtype"] = str(reduce(torch.promote_types, kinds)).removeprefix("torch.")
+        changes["dtype"] = dtype_name(reduce(torch.promote_types, kinds))
         if "coeff" in {f.name for f in dataclasses.fields(cfg)}:
             changes["coeff"] = handle.coeff
         patterns = (cfg.targets,) if isinstance(cfg.targets, str) else cfg.targets
@@ -100,11 +101,6 @@ def present_config(handle: Attachment) -> Any:
 def exact_names(names: Any) -> tuple[str, ...]:
     """Regexes that match these module names and no others."""
     return tuple(f"^{re.escape(n)}$" for n in names)
-
-
-def basis_of(site: Variant) -> dict[str, Tensor]:
-    """The site's frozen tensors by name (`basis_U`, …)."""
-    return {k: t for k, t in site.layer.named_buffers(recurse=False) if k.startswith("basis_")}
 
 
 def config_fields(cfg: Config) -> dict[str, Any]:
@@ -121,75 +117,44 @@ def _layer_record(handle: Attachment, name: str, site: Variant) -> dict[str, Any
     own = {k: v for k, v in config_fields(site.cfg).items() if v != usual[k] and k not in COMMON}
     return {
         "weight_sha256": values_sha256(weight),
-        "dtype": _basis_dtype(site),
+        "dtype": basis_dtype(site),
         "norm": float(f"{norm:.9g}"),
         "probes": [float(f"{t:.9g}") for t in probes.tolist()],
-    } | ({"config": own} if own else {})
-
-
-def _basis_dtype(site: Variant) -> str | None:
-    kinds = {str(t.dtype).removeprefix("torch.") for t in basis_of(site).values() if t.dim() > 1}
-    return min(kinds, default=None)
-
-
-@torch.no_grad()
-def bilinear_probes(site: Variant, weight: Tensor) -> tuple[Tensor, float]:
-    """t_j = a_jᵀ ΔW b_j, j < 16, a and b seeded standard normal, in fp64; and ‖ΔW‖_F (from the factors, or estimated).
-
-    E[t²] = ‖ΔW‖²_F, which serves as the norm's estimate for variants without factors.
-    """
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    a = torch.randn(PROBES, site.o, generator=generator, dtype=torch.float64).to(weight.device)
-    b = torch.randn(PROBES, site.i, generator=generator, dtype=torch.float64).to(weight.device)
-    factors = site.factors()
-    if factors is not None:
-        P, Q = factors[0].to(torch.float64), factors[1].to(torch.float64)
-        square = ((P.T @ P) * (Q @ Q.T)).sum().clamp_min(0)  # tr(QᵀPᵀPQ)
-        return ((a @ P) * (b @ Q.T)).sum(1), float(square.sqrt())
-    W = weight.to(torch.float64)
-    x = site.forward_input(b) if site.changes_input() else b
-    y = x @ W.T
-    if type(site).forward is not Variant.forward:
-        y = site.forward(x, y) - site.forward(
-            0 * x[:1], 0 * y[:1]
-        )  # less what comes of the bias, which is no part of ΔW
-    site.drop_cache()  # of fp64 values, which no forward pass will ask for
-    t = (a * (y - b @ W.T)).sum(1)
-    return t, float(t.square().mean().sqrt())
+        **({"config": own} if own else {}),
+        **({"casts": [dtype_name(d) for d in site.casts]} if site.casts else {}),
+    }
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
 def load(model: nn.Module, path: Path_, *, strict: bool = True, cache_dir: Path_ | None = None) -> Attachment:
     """Attaches the adapter in `path` to `model`, after checking the file and that the base weights are the same.
 
-    strict=False accepts another base model (a QLoRA adapter on the unquantized weights, say) with a warning, for
-    variants without a basis. Raises AdapterError, naming the layer and the remedy, and leaves the model unchanged.
+    strict=False accepts another base model (the unquantized weights for a QLoRA adapter, say) with a warning, for
+    variants whose basis need not be computed from it. Raises AdapterError, naming the layer and the remedy, and leaves
+    the model unchanged.
     """
-    file = read_checkpoint(path)
-    where = str(path)
-    restored = Restored({}, {}, file.calibration_sha256)
-    changed: list[str] = []
+    file, where, model = read_checkpoint(path), str(path), bare(model)
+    restored, bases = Restored({}, {}, file.calibration_sha256), dict[str, str]()
     if not variant_has_sites(file.variant):
-        named = model.named_parameters() if file.variant.trains_base else ()
-        _check_tensors(where, file.tensors, {n: (tuple(p.shape), p.dtype) for n, p in named})
+        check_weights(where, file, model)
     else:
         try:
             layers = select_targets(model, file.cfg)
         except AdapterError as error:
             raise AdapterError(f"{where}: {error}") from None
-        restored = _check_layers(where, file, layers)
-        changed = _check_weights(where, file, layers, strict)
+        restored = check_layers(where, file, layers)
+        bases = check_bases(where, file, layers, strict)
     try:
         handle = attach(model, file.cfg, seed=0, cache_dir=cache_dir, _restored=restored)
     except (RuntimeError, LookupError) as error:  # of `restore`, whose tensors only the variant can judge
         raise AdapterError(problem(where, f"the stored basis does not fit this model ({error})")) from None
     try:
-        with torch.no_grad():
-            for name, p in handle.trainable().items():
-                p.copy_(file.tensors[name])
+        _fill(where, file, handle)
         for name, site in handle.sites.items():
-            site.drop_cache()
-            _check_function(where, file, name, site, name in changed)
+            if bases[name] == "same":
+                site.casts = [DTYPES[d] for d in file.layers[name].get("casts", [])]
+            site.keeps_basis = bool(site.casts) or (file.whole_basis and bases[name] != "same")
+            check_function(where, file, name, site, other_base=bases[name] != "same")
             if file.whole_basis and basis_of(site).keys() != restored.bases.get(name, {}).keys():
                 raise AdapterError(problem(where, f"layer {name} does not hold its whole basis, as the file says"))
     except BaseException:
@@ -198,101 +163,19 @@ def load(model: nn.Module, path: Path_, *, strict: bool = True, cache_dir: Path_
     return handle
 
 
-def _check_tensors(where: str, tensors: dict[str, Tensor], expected: Expected) -> None:
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unknown:
-        what = f"missing tensor {missing[0]}" if missing else f"unknown tensor {unknown[0]}"
-        raise AdapterError(problem(where, what, remedy="Load it on the model it was trained on."))
-    for name, (shape, dtype) in expected.items():
-        given = tensors[name]
-        for what, got, right in (("shape", tuple(given.shape), shape), ("dtype", given.dtype, dtype)):
-            if got != right:
-                raise AdapterError(problem(where, f"wrong {what} of {name}", got=got, expected=str(right)))
-        if not torch.isfinite(given).all():
-            raise AdapterError(problem(where, f"NaN or Inf in {name}"))
-
-
-def _check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Restored:
-    """Names, shapes, dtypes and numbers; returns each layer's config and stored basis tensors."""
-    if set(file.layers) != set(layers):
-        odd = sorted(set(file.layers) ^ set(layers))[0]
-        what = f"layer {odd} is not in both the file and the model"
-        raise AdapterError(problem(where, what, remedy="Load it on the model it was trained on."))
-    trained: dict[str, Tensor] = {}
-    bases: dict[str, dict[str, Tensor]] = {}
-    has_basis = file.variant.basis is not Variant.basis
-    for name, tensor in file.tensors.items():
-        layer_name, _, key = name.rpartition(".")
-        if not (has_basis and key.startswith("basis_") and layer_name in layers):
-            trained[name] = tensor
-            continue
-        bases.setdefault(layer_name, {})[key] = tensor
-        if not torch.isfinite(tensor).all():
-            raise AdapterError(problem(where, f"NaN or Inf in {name}"))
-    cfgs: dict[str, Any] = {}
-    expected: Expected = {}
-    everywhere = {k for basis in bases.values() for k in basis} if file.whole_basis else set()
-    for name, layer in layers.items():
-        o, i = layer_shape(layer)
-        cfg, shapes = _layer_config(where, file, name, o, i)
-        cfgs[name] = cfg
-        expected |= {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in shapes.items()}
-        needed = file.variant.stored_basis(cfg, file.calibration_sha256 is not None, o, i)
-        given = {k: tuple(t.shape) for k, t in bases.get(name, {}).items()}
-        for key, shape in needed.items():
-            if given.get(key) != shape:
-                raise AdapterError(
-                    problem(where, f"wrong shape of {name}.{key}", got=given.get(key), expected=str(shape))
-                )
-        for key in sorted(given.keys() ^ (needed.keys() | everywhere)):
-            what = f"{'unknown' if key in given else 'missing'} tensor {name}.{key}"
-            raise AdapterError(problem(where, what, remedy="Save it again."))
-    _check_tensors(where, trained, expected)
-    return Restored(cfgs, bases, file.calibration_sha256)
-
-
-def _check_weights(where: str, file: Checkpoint, layers: dict[str, Layer], strict: bool) -> list[str]:
-    """Layers whose base weight is not the one of the file; raises where that is not acceptable."""
-    changed = [n for n, m in layers.items() if values_sha256(dense_weight(m)) != file.layers[n]["weight_sha256"]]
-    computed = file.variant.basis is not Variant.basis and not file.whole_basis
-    if changed and (strict or computed):
-        remedy = f"It was trained on {file.base_model or 'another model'}; load it there"
-        remedy += "." if computed else ", or pass strict=False to accept another base."
-        raise AdapterError(
-            problem(where, f"the base weight of {changed[0]} is not the one this adapter was trained on", remedy=remedy)
-        )
-    if changed:
-        log.warning("%s: base weights differ in %d of %d layers (strict=False)", where, len(changed), len(layers))
-    return changed
-
-
-def _layer_config(where: str, file: Checkpoint, name: str, o: int, i: int) -> tuple[Any, dict[str, Shape]]:
-    """The layer's config and its trainable tensors' shapes."""
-    own = file.layers[name].get("config", {})
-    try:
-        cfg = dataclasses.replace(layer_config(file.cfg, o, i), **own)
-        return cfg, file.variant.shapes(cfg, o, i)
-    except (TypeError, AdapterError) as error:
-        raise AdapterError(problem(where, f"broken metadata of layer {name} ({error})")) from None
-
-
-def _check_function(where: str, file: Checkpoint, name: str, site: Variant, other_base: bool) -> None:
-    """rms(t − t′) and the norms' difference ≤ 1e-5·‖ΔW‖, so that a basis computed again is the one that was trained.
-
-    On another base (strict=False) ΔW stays the same only for variants that are linear in x and have no basis.
-    """
-    record, weight = file.layers[name], dense_weight(site.layer)
-    try:
-        probes, norm = bilinear_probes(site, weight)
-        comparable = not other_base or (site.factors() is not None and not basis_of(site))
-    except (RuntimeError, AttributeError) as misfit:
-        raise AdapterError(problem(where, f"the basis of layer {name} does not fit ({misfit})")) from None
-    recorded = torch.tensor(record["probes"], dtype=torch.float64, device=probes.device)
-    error = max(float((probes - recorded).square().mean().sqrt()), abs(norm - record["norm"]))
-    if not comparable or error <= PROBE_TOLERANCE * norm:
-        return
-    what = f"layer {name} computes another function than the one saved (relative error {error / max(norm, 1e-300):.1e})"
-    remedy = "Save with basis=True where it was trained; the file is then self-contained."
-    if _basis_dtype(site) != record["dtype"]:
-        remedy = f"Load the model in {record['dtype']}, as it was trained. Or s{remedy[1:]}"
-    raise AdapterError(problem(where, what, remedy=remedy))
+@torch.no_grad()
+def _fill(where: str, file: Checkpoint, handle: Attachment) -> None:
+    """Copies the file's trained tensors into the attached ones (`full`: into the base)."""
+    if handle.variant.trains_base:
+        places = named_parameters(handle.model) | {n: getattr(*b) for n, b in handle.base.buffers.items()}
+        for name, tensor in file.tensors.items():
+            places[name].copy_(tensor)
+    for name, site in handle.sites.items():
+        tensors = {key: file.tensors[f"{name}.{key}"] for key in site.parameters()}
+        if file.tensors_version != site.tensors_version:
+            try:
+                tensors = site.converted(tensors, file.tensors_version)
+            except AdapterError as error:
+                raise AdapterError(f"{where}: {error}") from None
+        for key, p in site.parameters().items():
+            p.copy_(tensors[key])

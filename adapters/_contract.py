@@ -8,10 +8,12 @@ o, i = out and in features of the adapted layer, r = rank, k = rank inside the b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -21,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from adapters._cache import Cache
 from adapters._errors import AdapterError, problem
 from adapters._fields import selection
 from adapters._weights import Layer
@@ -96,23 +99,26 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
             names = ", ".join(m.value for m in type(f.default))
             raise AdapterError(problem(where, f"unknown {f.name}", got=value, expected=f"one of {names}")) from None
     if isinstance(value, torch.dtype) and f.name == "dtype":
-        return str(value).removeprefix("torch.")
+        return dtype_name(value)
     if f.name in ("targets", "layers"):
         return selection(where, f.name, value)
+    if isinstance(f.default, bool) and type(value) is not bool:
+        raise AdapterError(problem(where, f"{f.name} is not a boolean", got=value, expected="True or False"))
     if not f.metadata:
-        return value
+        return tuple(value) if isinstance(value, list) else value
     annotation = f.type if isinstance(f.type, str) else inspect.formatannotation(f.type)  # a string under __future__
     kind, optional = annotation.removesuffix(" | None"), annotation.endswith("| None")
     if value is None and optional:
         return value
     lo, above, hi = f.metadata["lo"], f.metadata["above"], f.metadata["hi"]
-    wanted = "an integer" if kind == "int" else "a finite number"
+    number = "an integer" if kind == "int" else "a finite number"
     multiple = f.metadata["multiple"]
     limits = ((">=", lo), (">", above), ("<=", hi))
     bounds = [f"{sign} {limit:g}" for sign, limit in limits if limit is not None]
     bounds += [f"a multiple of {multiple}"] if multiple > 1 else []
-    expected = " ".join([wanted, " and ".join(bounds)]).strip()
-    is_number = type(value) is int or (kind == "float" and isinstance(value, float) and math.isfinite(value))
+    expected = " ".join([number, " and ".join(bounds)]).strip()
+    is_number = type(value) is int or (kind == "float" and isinstance(value, float))
+    is_number = is_number and (kind == "int" or abs(value) <= sys.float_info.max)  # false for NaN
     inside = (
         is_number and (lo is None or value >= lo) and (above is None or value > above) and (hi is None or value <= hi)
     ) and (multiple == 1 or value % multiple == 0)
@@ -122,10 +128,11 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
 
 
 class Variant:
-    """One adapter on one linear layer; the runtime makes an instance per adapted layer and calls it from the hooks.
+    """One adapter on one linear layer: a site. `attach` creates one per adapted layer, and the hooks call it.
 
     Trainable tensors are parameters `lora_*` of the layer, frozen ones buffers `basis_*`; both read as attributes of
     the variant (`self.lora_A`). Override `forward` to change the layer's output, `forward_input` to change its input.
+    The hooks turn autocast off around both: dtypes are what the code says (`wide` for r-dimensional arithmetic).
     """
 
     Config: ClassVar[type[Config]]
@@ -138,12 +145,16 @@ class Variant:
     lr_multipliers: ClassVar[Mapping[str, float]] = {}
     identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity
     exact_basis: ClassVar[frozenset[str]] = frozenset()  # kept as computed: `restore` computes other tensors from them
+    tensors_version: ClassVar[int] = 1  # raised when the trainable tensors change their meaning: see `converted`
 
     def __init__(self, layer: Layer, cfg: Any, o: int, i: int) -> None:
         self.layer, self.cfg, self.o, self.i = layer, cfg, o, i
         self.coeff: float = getattr(cfg, "coeff", 1.0)
         self.called = False  # whether a forward pass has reached the layer
-        self._cache: dict[str, tuple[Any, Any]] = {}
+        self.enabled = True  # False in a `disabled()` block
+        self.cache: Cache | None = None  # there in a `frozen()` block only
+        self.casts: list[torch.dtype] = []  # what the base weight was cast to since attach
+        self.keeps_basis = False  # the basis cannot be computed again from the weight
 
     # -- what a variant file writes ------------------------------------------------------------------------------
     @classmethod
@@ -189,6 +200,10 @@ class Variant:
         """The whole basis, from the weight and what a checkpoint holds: `stored_basis` or all of it."""
         return stored
 
+    def converted(self, tensors: dict[str, Tensor], version: int) -> dict[str, Tensor]:
+        """The trainable tensors of a checkpoint with an older `tensors_version`, in today's meaning."""
+        return tensors
+
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """P (o, n), Q (n, i) with Δy = P(Qx), for variants that are linear in x and low-rank; otherwise None."""
         return None
@@ -219,46 +234,43 @@ class Variant:
         return {n: getattr(self.layer, n) for n in self.shapes(self.cfg, self.o, self.i)}
 
     def cached(self, name: str, compute: Callable[[], T]) -> T:
-        """`compute()`, kept between grad-free forwards while parameters and coeff stay the same.
+        """`compute()`, a tensor or tensors that do not depend on the input; in a `frozen()` block it is kept.
 
-        With grad enabled nothing is read or kept: a cached graph would break gradient accumulation and checkpointing.
+        With grad enabled nothing is read or kept (a cached graph would break gradient accumulation and checkpointing),
+        nor in compiled code.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.cache is None:
             return compute()
-        key = (optimizer_steps(), self.coeff, tuple((id(p), p._version) for p in self.parameters().values()))
-        if name not in self._cache or self._cache[name][0] != key:
-            self._cache[name] = (key, compute())
-        value: T = self._cache[name][1]
-        return value
+        return self.cache.read(name, self.coeff, compute)
 
     def drop_cache(self) -> None:
-        self._cache.clear()
+        if self.cache is not None:
+            self.cache.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model is outside the blocks its original is in."""
+        return vars(self) | {"cache": None, "enabled": True}
 
     @classmethod
     def changes_input(cls) -> bool:
         return cls.forward_input is not Variant.forward_input
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The wider of fp32 and `dtype`: r-dimensional arithmetic costs nothing and must not round small gains away."""
-    return torch.promote_types(torch.float32, dtype)
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` of torch.float32."""
+    return str(dtype).removeprefix("torch.")
 
 
-_steps = 0
-
-
-def optimizer_steps(*_: Any, bump: bool = False) -> int:
-    """How many optimizer steps ran while something was attached: fused optimizers do not move `Tensor._version`."""
-    global _steps
-    _steps += bump
-    return _steps
+def wide(*dtypes: torch.dtype) -> torch.dtype:
+    """The widest of fp32 and `dtypes`: r-dimensional arithmetic costs nothing and must not round small gains away."""
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
 def discover() -> dict[str, type[Variant]]:
     """name → Variant for every `adapters/<name>.py`; a file must define exactly one Variant with its own Config."""
     import adapters
 
-    found: dict[str, type[Variant]] = {}
+    variants: dict[str, type[Variant]] = {}
     for info in sorted(pkgutil.iter_modules(adapters.__path__), key=lambda m: m.name):
         if info.name.startswith("_"):
             continue
@@ -268,7 +280,7 @@ def discover() -> dict[str, type[Variant]]:
         ]
         classes = [c for c in classes if c.__module__ == module.__name__]
         if len(classes) != 1:
-            raise ImportError(f"adapters/{info.name}.py: found {len(classes)} Variant classes; expected exactly one")
+            raise ImportError(f"adapters/{info.name}.py: {len(classes)} Variant classes; expected exactly one")
         classes[0].name = info.name
-        found[info.name] = classes[0]
-    return found
+        variants[info.name] = classes[0]
+    return variants

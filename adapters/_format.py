@@ -1,17 +1,21 @@
 """Checkpoint format v1 as a file: what is in it, and everything that can be checked without a model.
 
-Metadata (safetensors keeps strings only; config, layers and whole_basis are JSON):
-    format, format_version   "adapters", "1"
+The file's bytes are a function of its contents: safetensors writes several metadata keys in any order, so there is one,
+`adapters`, a JSON object with sorted keys:
+    format_version           "1"
     variant, base_model      variant's name; the model's own id, for people
+    tensors_version          of the variant's trainable tensors (absent: 1); raised when their meaning changes
     whole_basis              true when no part of a basis has to be computed from the weight
     tensors_sha256           over names, dtypes, shapes and bytes of all tensors in the file
     config                   the Config's fields
     layers                   per adapted layer: weight_sha256 of the dense base weight's values; dtype of its basis;
                              norm ‖ΔW‖ and probes, 16 seeded bilinear forms aᵀΔWb in fp64; config, fields that differ
-                             from the common one (a redistributed rank)
+                             from the common one (a redistributed rank); casts, dtypes that the weight went through
+                             while the adapter was attached
     calibration_sha256       of the calibration batches, where some were used
+Older files hold these as metadata keys of their own beside `format` = "adapters"; they are read as well.
 
-A file is somebody else's: nothing of it is unpickled, executed or believed before it was checked.
+A file comes from somebody else: nothing in it is unpickled, executed or trusted before it is checked.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ class Checkpoint:
     cfg: Config
     tensors: dict[str, Tensor]
     layers: dict[str, dict[str, Any]]
+    tensors_version: int
     base_model: str
     calibration_sha256: str | None
     whole_basis: bool  # no part of a basis is computed from the weight
@@ -85,37 +90,66 @@ def read_tensors(path: Path_) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise AdapterError(problem(where, f"not a readable safetensors file ({error})")) from None
 
 
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> int:
+    """Writes tensors and record (see the module's docstring) atomically; returns the file's size in bytes."""
+    record = record | {"format_version": VERSION, "tensors_sha256": tensors_sha256(tensors)}
+    return write_tensors(path, tensors, {FORMAT: json.dumps(record, sort_keys=True, separators=(",", ":"))})
+
+
 def read_checkpoint(path: Path_) -> Checkpoint:
     """Reads and checks a file without a model. Raises AdapterError for anything that is not a sound v1 checkpoint."""
     where = str(path)
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        what, remedy = "not an adapter checkpoint of this library", "PEFT's folders are read by import_peft."
-        raise AdapterError(problem(where, what, got=metadata.get("format"), expected=repr(FORMAT), remedy=remedy))
-    if metadata.get("format_version") != VERSION:
-        got = metadata.get("format_version")
-        raise AdapterError(
-            problem(where, "unknown format version", got=got, expected=repr(VERSION), remedy="Update the library.")
-        )
-    variant = VARIANTS.get(metadata.get("variant", ""))
-    if variant is None:
-        raise AdapterError(problem(where, "unknown variant", got=metadata.get("variant"), expected=", ".join(VARIANTS)))
+    record = _record(where, metadata)
+    variant = _variant(where, record)
     for name, tensor in tensors.items():
-        if tensor.dtype not in (*DTYPES.values(), torch.int64):
+        if not variant.trains_base and tensor.dtype not in (*DTYPES.values(), torch.int64):
             raise AdapterError(problem(where, f"wrong dtype of {name}", got=tensor.dtype, expected=", ".join(DTYPES)))
-    if tensors_sha256(tensors) != metadata.get("tensors_sha256"):
+    if tensors_sha256(tensors) != record.get("tensors_sha256"):
         what = "the tensors' bytes do not match their recorded SHA-256"
         raise AdapterError(problem(where, what, remedy="The file was changed or damaged; save it again."))
     try:
-        cfg = variant.Config(**json.loads(metadata["config"]))
+        cfg = variant.Config(**record["config"])
         _check_selection(cfg)
-        layers = json.loads(metadata["layers"])
-        _check_layers(layers)
-        whole = {"true": True, "false": False}[metadata["whole_basis"]]
-        base_model, hashed = metadata["base_model"], metadata.get("calibration_sha256")
-    except (KeyError, TypeError, ValueError, RecursionError, AttributeError, AdapterError) as error:
+        _check_layers(record["layers"])
+        whole, base_model, calibration = record["whole_basis"], record["base_model"], record.get("calibration_sha256")
+        if not (type(whole) is bool and isinstance(base_model, str) and isinstance(calibration, str | None)):
+            raise ValueError("whole_basis, base_model or calibration_sha256")
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:  # AdapterError is a ValueError
         raise AdapterError(problem(where, f"broken metadata ({error})")) from None
-    return Checkpoint(variant, cfg, tensors, layers, base_model, hashed, whole)
+    version = record.get("tensors_version", 1)
+    return Checkpoint(variant, cfg, tensors, record["layers"], version, base_model, calibration, whole)
+
+
+def _record(where: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """The record in a file's metadata, of a known format version."""
+    if FORMAT not in metadata and metadata.get("format") != FORMAT:
+        what, remedy = "not an adapter checkpoint of this library", "PEFT's folders are read by import_peft."
+        raise AdapterError(problem(where, what, got=metadata.get("format"), expected=repr(FORMAT), remedy=remedy))
+    try:
+        if FORMAT in metadata:
+            record = dict(json.loads(metadata[FORMAT]))
+        else:  # an older file
+            record = metadata | {k: json.loads(metadata[k]) for k in ("config", "layers", "whole_basis")}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise AdapterError(problem(where, f"broken metadata ({error})")) from None
+    if (got := record.get("format_version")) != VERSION:
+        remedy = "Update the library."
+        raise AdapterError(problem(where, "unknown format version", got=got, expected=repr(VERSION), remedy=remedy))
+    return record
+
+
+def _variant(where: str, record: dict[str, Any]) -> type[Variant]:
+    """The record's variant, if its tensors mean what a known version says."""
+    name, version = record.get("variant"), record.get("tensors_version", 1)
+    variant = VARIANTS.get(name) if isinstance(name, str) else None
+    if variant is None:
+        raise AdapterError(problem(where, "unknown variant", got=name, expected=", ".join(VARIANTS)))
+    if type(version) is not int or not 1 <= version <= variant.tensors_version:
+        expected = f"1 to {variant.tensors_version}"
+        what, remedy = f"unknown version of {name}'s tensors", "Update the library."
+        raise AdapterError(problem(where, what, got=version, expected=expected, remedy=remedy))
+    return variant
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -147,6 +181,8 @@ def _check_layers(layers: Any) -> None:
         numbers = [record["norm"], *record["probes"]]
         sound = isinstance(record["weight_sha256"], str) and len(numbers) == PROBES + 1
         sound = sound and isinstance(record["dtype"], str | None)
+        casts = record.get("casts", [])
+        sound = sound and isinstance(casts, list) and len(casts) <= 9 and all(c in DTYPES for c in casts)
         sound = sound and all(type(t) in (int, float) and abs(t) < 1e300 for t in numbers)  # false for NaN
         own = record.get("config", {})
         if not sound or not isinstance(own, dict) or COMMON & own.keys():

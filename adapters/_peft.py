@@ -16,17 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapters._attachment import Attachment, attachment
 from adapters._bases import atomic_file
-from adapters._checkpoint import basis_of, exact_names
+from adapters._checkpoint import exact_names
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._format import Path_, harmless, read_tensors, write_tensors
-from adapters._hooks import Attachment, Restored, attach, attachment, detach
+from adapters._hooks import Restored, attach, detach
 from adapters._peft_kinds import FILE, Fields, Kind, Tensors, discover_kinds
 from adapters._peft_lora import KIND as PLAIN_LORA
 from adapters._registry import VARIANTS
+from adapters._site import basis_of
 from adapters._targets import PRESETS, select_targets
 from adapters._weights import is_conv1d, is_linear, layer_shape
+from adapters._wrappers import bare, named_modules
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LAYER_PREFIX, FILE_PREFIX = "base_model.model.", "base_model."
@@ -49,7 +52,7 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
     for variants that PEFT has no form for, and for NaN or Inf.
     """
     handle = attachment(model)
-    name = handle.variant.name
+    model, name = handle.model, handle.variant.name
     if not handle.sites:
         raise AdapterError(problem(name, "no adapter to export", remedy="Use the model's own save_pretrained."))
     kind = KINDS.get(name, PLAIN_LORA)
@@ -110,7 +113,7 @@ def _target_modules(model: nn.Module, layers: Iterable[str]) -> list[str] | str:
     """The shortest `target_modules` that selects exactly these layers: last names, full names, or a regex."""
     targets = set(layers)
     for suffixes in (sorted({n.rpartition(".")[2] for n in targets}), sorted(targets)):
-        if {n for n, _ in model.named_modules() if any(f".{n}".endswith(f".{s}") for s in suffixes)} == targets:
+        if {n for n, _ in named_modules(model) if any(f".{n}".endswith(f".{s}") for s in suffixes)} == targets:
             return suffixes
     return "|".join(re.escape(n) for n in sorted(targets))
 
@@ -123,10 +126,10 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     that this library would not compute exactly as PEFT does: the message names the field. PEFT's files do not say
     which base weights they were trained on.
     """
-    where, path = str(folder), Path(folder)
+    where, path, model = str(folder), Path(folder), bare(model)
     config, kinds = _read_config(path)
     layers, of_file = _read_layers(where, path, kinds)
-    linear = {n: m for n, m in model.named_modules() if is_linear(m)}
+    linear = {n: m for n, m in named_modules(model) if is_linear(m)}
     if unknown := sorted(layers.keys() - linear.keys()):
         raise AdapterError(problem(where, f"{unknown[0]} is not a linear layer of this model"))
     if config.get("fan_in_fan_out") and not all(is_conv1d(linear[n]) for n in layers):

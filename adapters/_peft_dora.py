@@ -1,4 +1,4 @@
-"""DoRA in PEFT's folders: LoRA with use_dora and a magnitude m = m₀(1 + δ) per output."""
+"""DoRA in PEFT's folders: LoRA with use_dora and a magnitude m = m₀ + δ per output."""
 
 from __future__ import annotations
 
@@ -20,19 +20,26 @@ def write(sites: Mapping[str, Any]) -> dict[str, Tensors]:
         name: {
             A: site.lora_A,
             B: site.scale * site.lora_B,
-            MAGNITUDE: site.basis_square.sqrt() * (1 + site.lora_delta),
+            MAGNITUDE: _magnitude(site),
         }
         for name, site in sites.items()
     }
 
 
+def _magnitude(site: Any) -> Tensor:
+    """m = m₀ + δ; a row of W that is zero stays zero."""
+    m0 = site.basis_square.sqrt()  # (o,)
+    return torch.where(m0 == 0, 0, m0 + site.lora_delta)
+
+
 def _delta(site: Any, tensors: Tensors) -> Tensor:
-    """δ from m = m₀(1 + δ); a row of W that is zero has no δ."""
+    """δ = m − m₀; a row of W that is zero has no magnitude to change."""
     m0 = site.basis_square.double().sqrt()  # (o,)
     m = tensors[MAGNITUDE].to(m0)
     if (m[m0 == 0] != 0).any():
         raise AdapterError(problem(MAGNITUDE, "is not zero where the base weight's row is"))
-    return torch.where(m0 == 0, 0, m / m0 - 1)
+    delta: Tensor = m - m0
+    return delta
 
 
 KIND = Kind(

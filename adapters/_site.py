@@ -1,4 +1,4 @@
-"""One adapted layer: its tensors, and the hooks' bodies (`_hooks` registers them)."""
+"""One adapted layer: its tensors, what keeps their dtypes, and the hooks' bodies (`_hooks` registers them)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters._bases import BasisCache
-from adapters._contract import DTYPES, Variant, wide
+from adapters._contract import DTYPES, Variant, dtype_name, wide
 from adapters._errors import AdapterError, problem
 from adapters._weights import Layer, dense_weight, values_sha256
 
@@ -29,31 +29,73 @@ def build(
     stored: dict[str, Tensor] | None,
     cache: BasisCache | None,
 ) -> None:
-    """Puts the site's frozen and trainable tensors on its layer; what undoes that is appended to `undo` as it happens.
+    """Puts the site's frozen and trainable tensors on its layer, and appends to `undo` what takes them off again.
 
     dtype: of the layer's activations. stored: basis tensors of a checkpoint, instead of computing the basis.
     """
     layer, device = site.layer, site.layer.weight.device
     setattr(layer, MARK, site)
-    undo.append(partial(delattr, layer, MARK))
-    if stored:
-        on_device = {k: t.to(device) for k, t in stored.items()}
-        basis = site.restore(dense_weight(layer).to(torch.float64), on_device)
-    else:
-        basis = cached_basis(site, moment, cache)
+    undo.append(partial(remove_attribute, layer, MARK))
+    stored = {k: t.to(device) for k, t in (stored or {}).items()}
+    W = dense_weight(layer).to(torch.float64) if stored else None  # (o, i)
+    basis = cached_basis(site, moment, cache) if W is None else site.restore(W, stored)
     for key, tensor in basis.items():
-        kept = wide(dtype) if tensor.dim() <= 1 else dtype  # S and norms stay wide
-        kept = kept if tensor.is_floating_point() and key not in site.exact_basis else tensor.dtype
+        as_it_is = key in stored or key in site.exact_basis or not tensor.is_floating_point()
+        kind = tensor.dtype if as_it_is else wide(dtype) if tensor.dim() <= 1 else dtype  # S and norms are wide
         # A copy: with device and dtype unchanged `.to` would share storage with a cached or stored basis.
-        layer.register_buffer(key, tensor.to(device, kept, copy=True).contiguous(), persistent=False)
-        undo.append(partial(delattr, layer, key))
+        layer.register_buffer(key, tensor.to(device, kind, copy=True).contiguous(), persistent=False)
+        undo.append(partial(remove_attribute, layer, key))
     # Initial values are drawn on the CPU, so that every device starts from the same ones.
     for key, shape in site.shapes(site.cfg, site.o, site.i).items():
         layer.register_parameter(key, nn.Parameter(torch.zeros(shape, dtype=DTYPES[site.cfg.dtype])))
-        undo.append(partial(delattr, layer, key))
+        undo.append(partial(remove_attribute, layer, key))
+    setattr(layer, "_apply", CastGuard(site))  # noqa: B010
+    undo.append(partial(remove_attribute, layer, "_apply"))
     site.init(generator, moment)
     for p in site.parameters().values():
         p.data = p.data.to(device)
+
+
+def remove_attribute(layer: nn.Module, name: str) -> None:
+    """Deletes the layer's own attribute, parameter or buffer, if it is still there."""
+    if any(name in store for store in (vars(layer), layer._parameters, layer._buffers)):
+        delattr(layer, name)
+
+
+class CastGuard:
+    """Stands in for a layer's `_apply`, which `model.to(...)`, `.half()` and `.cuda()` call: basis tensors move uncast.
+
+    Casting would cost singular values and norms digits that casting back does not return. Casts of the weight are noted
+    in `site.casts`; after any cast the basis is no longer what would be computed from the model as it is.
+    """
+
+    def __init__(self, site: Variant) -> None:
+        self.site = site
+
+    def __call__(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        site, layer, casts = self.site, self.site.layer, self.site.casts
+        buffers, dtype = dict(layer._buffers), layer.weight.dtype
+        type(layer)._apply(layer, fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        for key, old in buffers.items():
+            now = layer._buffers[key]
+            if key.startswith("basis_") and old is not None and now is not None and now.dtype != old.dtype:
+                layer._buffers[key] = old.to(now.device)
+                site.keeps_basis = True  # a quantized weight is not cast, but the activations are
+        if (new := layer.weight.dtype) != dtype:
+            back = len(casts) > 1 and casts[-2] == new and torch.promote_types(new, dtype) == dtype
+            casts.pop() if back else casts.append(new)  # bf16 → fp32 → bf16 rounds once
+            site.keeps_basis = True
+        return layer
+
+
+def basis_of(site: Variant) -> dict[str, Tensor]:
+    """The site's frozen tensors by name (`basis_U`, …)."""
+    return {k: t for k, t in site.layer.named_buffers(recurse=False) if k.startswith("basis_")}
+
+
+def basis_dtype(site: Variant) -> str | None:
+    """Name of the basis matrices' dtype (the narrowest one); None without any."""
+    return min((dtype_name(t.dtype) for t in basis_of(site).values() if t.dim() > 1), default=None)
 
 
 def cached_basis(site: Variant, moment: Tensor | None, cache: BasisCache | None) -> dict[str, Tensor]:
@@ -80,6 +122,12 @@ def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return x
 
 
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast would cast x to; None where it is off."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if device != "meta" and torch.is_autocast_enabled(device) else None
+
+
 class InputHook:
     """Forward pre-hook (a class, so that copy.deepcopy carries the site along with its layer)."""
 
@@ -89,24 +137,43 @@ class InputHook:
     def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x = _input_of(args, kwargs)
         _begin(self.site, x)
-        x = self.site.forward_input(x)
+        if not self.site.enabled:
+            return None
+        if _autocast_dtype(x) is None:
+            x = self.site.forward_input(x)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                x = self.site.forward_input(x)  # as wide as it comes: the layer itself casts it
         return ((x, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): x})
 
 
 class OutputHook:
+    """Forward hook."""
+
     def __init__(self, site: Variant) -> None:
         self.site = site
 
-    def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        x, site = _input_of(args, kwargs), self.site
-        _begin(site, x)
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            factors = site.cached(f"factors {x.dtype}", lambda: _cast(site.factors(), x.dtype))
-            if factors is not None:
-                P, Q = factors
-                change: Tensor = nn.functional.linear(nn.functional.linear(x, Q), P)
-                return y + change
-        return site.forward(x, y)
+    def __call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor | None:
+        x = _input_of(args, kwargs)
+        _begin(self.site, x)
+        if not self.site.enabled:
+            return None
+        if (dtype := _autocast_dtype(x)) is None:
+            return self.output(x, y)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(x if x.dtype == torch.float64 else x.to(dtype), y)  # autocast leaves fp64 alone too
+
+    def output(self, x: Tensor, y: Tensor) -> Tensor:
+        """The variant's output, by P and Q where they are kept."""
+        site = self.site
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or site.cache is None:
+            return site.forward(x, y)
+        factors = site.cached(f"factors {x.dtype}", lambda: _cast(site.factors(), x.dtype))
+        if factors is None:
+            return site.forward(x, y)
+        P, Q = factors
+        change: Tensor = nn.functional.linear(nn.functional.linear(x, Q), P)
+        return y + change
 
 
 def _begin(site: Variant, x: Tensor) -> None:
@@ -115,8 +182,6 @@ def _begin(site: Variant, x: Tensor) -> None:
     if not x.is_meta and any(p is not None and p.is_meta for p in own):  # offloaded: in memory inside `forward` only
         what, remedy = "a layer was offloaded after attach", "Detach, undo the offloading, and attach again."
         raise AdapterError(problem(site.name, what, remedy=remedy))
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        site.drop_cache()
 
 
 def _cast(factors: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

@@ -24,6 +24,7 @@ from adapters._contract import Config
 from adapters._errors import AdapterError, problem
 from adapters._left_out import heads, layer_index, never_called, not_layers
 from adapters._weights import Layer, is_linear, layer_shape
+from adapters._wrappers import named_modules
 
 log = logging.getLogger("adapters")
 
@@ -61,7 +62,7 @@ def select_targets(model: nn.Module, cfg: Config) -> dict[str, Layer]:
     Raises AdapterError, with the names there are, when none matches; and for a layer that a regex asks for and the
     model never calls.
     """
-    linear = {name: m for name, m in model.named_modules() if is_linear(m)}
+    linear = {name: m for name, m in named_modules(model) if is_linear(m)}
     matched = _matching(linear, _patterns(cfg.targets))
     idle = never_called(model, matched)
     if _preset(cfg) is None:
@@ -109,7 +110,7 @@ def left_out(model: nn.Module, cfg: Config) -> dict[str, list[str]]:
     preset = _preset(cfg)
     if preset is None:
         return {}
-    linear = {name: m for name, m in model.named_modules() if is_linear(m)}
+    linear = {name: m for name, m in named_modules(model) if is_linear(m)}
     matched = _matching(linear, PRESETS[preset])
     idle, omitted = never_called(model, matched), heads(model, linear, _recognised(linear))
     names = {

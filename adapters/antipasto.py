@@ -56,7 +56,7 @@ class AntiPaSTO(Variant):
 
     def gain(self) -> Float[Tensor, " r"]:
         """S∘ELU(c·g), in the wider of fp32 and the activations' dtype."""
-        g = self.lora_g.to(self.basis_S.dtype)
+        g = self.lora_g.to(wide(self.basis_S.dtype, self.lora_g.dtype))
         if self.cfg.suppress_only:
             g = g + (g.clamp_max(0) - g).detach()  # the value is clamped, the gradient is not: a gate can come back
         return self.basis_S * F.elu(self.coeff * g)

@@ -83,7 +83,7 @@ class AntiPaSTOAblate(Variant):
 
     def directions(self) -> Float[Tensor, "r k"]:
         """Q, orthonormal columns (zero where D is): the QR of D on top of DAMPING·I, rows of D."""
-        D = self.lora_c.to(self.basis_S.dtype)
+        D = self.lora_c.to(wide(self.basis_S.dtype, self.lora_c.dtype))
         if self.cfg.k == 1:
             return F.normalize(D, dim=0)
         damping = DAMPING * torch.eye(self.cfg.k, dtype=D.dtype, device=D.device)
@@ -92,7 +92,7 @@ class AntiPaSTOAblate(Variant):
 
     def share(self) -> Float[Tensor, " k"]:
         """c·α. The value of α is clamped to [0, 1], the gradient is not: a rate pushed out can come back."""
-        a = self.lora_alpha.to(self.basis_S.dtype)
+        a = self.lora_alpha.to(wide(self.basis_S.dtype, self.lora_alpha.dtype))
         return self.coeff * (a + (a.clamp(0, 1) - a).detach())
 
     @torch.no_grad()
@@ -100,11 +100,11 @@ class AntiPaSTOAblate(Variant):
         self.lora_alpha.clamp_(0, 1)
 
     def factors(self) -> tuple[Float[Tensor, "o k"], Float[Tensor, "k i"]]:
-        Q, kind = self.directions(), self.basis_S.dtype
-        return -self.basis_U.to(kind) @ (Q * self.share()), (Q.T * self.basis_S) @ self.basis_Vh.to(kind)
+        Q = self.directions()
+        return -self.basis_U.to(Q.dtype) @ (Q * self.share()), (Q.T * self.basis_S) @ self.basis_Vh.to(Q.dtype)
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         Q = self.directions()
-        h = self.basis_S * F.linear(x, self.basis_Vh.to(x.dtype)).to(wide(x.dtype))  # (*B, r)
+        h = self.basis_S * F.linear(x, self.basis_Vh.to(x.dtype)).to(Q.dtype)  # (*B, r)
         removed = F.linear(F.linear(h, Q.T) * self.share(), Q)  # (*B, r)
         return y - F.linear(removed.to(x.dtype), self.basis_U.to(x.dtype))

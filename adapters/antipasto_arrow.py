@@ -51,10 +51,11 @@ class AntiPaSTOArrow(Variant):
         return {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
 
     def core_and_gain(self) -> tuple[Float[Tensor, "b b"], Float[Tensor, " rest"]]:
-        """c·M·diag(S_1..b) and S∘ELU(c·g) of the rest, in the wider of fp32 and the activations' dtype (S's)."""
+        """c·M·diag(S_1..b) and S∘ELU(c·g) of the rest, in the wider of fp32 and the activations' dtype."""
         S, b = self.basis_S, self.cfg.block
-        M = self.coeff * self.lora_M.to(S.dtype) * S[:b]
-        return M, S[b:] * F.elu(self.coeff * self.lora_g.to(S.dtype)) if self.cfg.r > b else S[b:]
+        kind = wide(S.dtype, self.lora_M.dtype)
+        M = self.coeff * self.lora_M.to(kind) * S[:b]
+        return M, S[b:] * F.elu(self.coeff * self.lora_g.to(kind)) if self.cfg.r > b else S[b:]
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         M, gain = self.core_and_gain()
@@ -62,8 +63,8 @@ class AntiPaSTOArrow(Variant):
         return torch.cat((U[:, :b] @ M, U[:, b:] * gain), 1), self.basis_Vh
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        kind, b = wide(x.dtype), self.cfg.block
+        b = self.cfg.block
         M, gain = self.core_and_gain()
-        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(kind)  # (*B, r)
-        z = torch.cat((F.linear(p[..., :b], M.to(kind)), p[..., b:] * gain), -1)  # (*B, r)
+        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(M.dtype)  # (*B, r)
+        z = torch.cat((F.linear(p[..., :b], M), p[..., b:] * gain), -1)  # (*B, r)
         return y + F.linear(z.to(x.dtype), self.basis_U.to(x.dtype))

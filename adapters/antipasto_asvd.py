@@ -64,7 +64,7 @@ class AntiPaSTOASVD(Variant):
 
     def gain(self) -> Float[Tensor, " r"]:
         """S∘ELU(c·g), in the wider of fp32 and the activations' dtype."""
-        return self.basis_S * F.elu(self.coeff * self.lora_g.to(self.basis_S.dtype))
+        return self.basis_S * F.elu(self.coeff * self.lora_g.to(wide(self.basis_S.dtype, self.lora_g.dtype)))
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         return self.basis_U * self.gain(), self.basis_Vh

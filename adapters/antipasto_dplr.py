@@ -51,9 +51,10 @@ class AntiPaSTODPLR(Variant):
         return {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
 
     def gain_and_core(self) -> tuple[Float[Tensor, " r"], Float[Tensor, "k r"], Float[Tensor, "r k"]]:
-        """S∘ELU(c·g), A and c·B, in the wider of fp32 and the activations' dtype (S's)."""
+        """S∘ELU(c·g), A and c·B, in the wider of fp32 and the activations' dtype."""
         S, c = self.basis_S, self.coeff
-        return S * F.elu(c * self.lora_g.to(S.dtype)), self.lora_A.to(S.dtype), c * self.lora_B.to(S.dtype)
+        kind = wide(S.dtype, self.lora_g.dtype)
+        return S * F.elu(c * self.lora_g.to(kind)), self.lora_A.to(kind), c * self.lora_B.to(kind)
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         gain, A, cB = self.gain_and_core()
@@ -61,6 +62,6 @@ class AntiPaSTODPLR(Variant):
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         gain, A, cB = self.gain_and_core()
-        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(wide(x.dtype))  # (*B, r)
+        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(A.dtype)  # (*B, r)
         z = gain * p + F.linear(F.linear(p, A), cB)  # (*B, r)
         return y + F.linear(z.to(x.dtype), self.basis_U.to(x.dtype))

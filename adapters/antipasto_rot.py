@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adapters._bases import top_r
-from adapters._contract import Config, Shape, Variant, bounded
+from adapters._contract import Config, Shape, Variant, bounded, wide
 
 LIMIT = 2 * math.tan(0.25)  # of ‖A‖₂
 
@@ -54,7 +54,7 @@ class AntiPaSTORot(Variant):
 
     def turn(self) -> Float[Tensor, "n 4 4"]:
         """R − I, block by block."""
-        v = self.lora_skew.to(self.basis_S.dtype)
+        v = self.lora_skew.to(wide(self.basis_S.dtype, self.lora_skew.dtype))
         v = 0.5 * self.coeff * v / (1 + v.square().sum(1, keepdim=True) / LIMIT**2).sqrt()
         a, b, c, d, e, f = v.unbind(1)
         o = torch.zeros_like(a)
@@ -68,9 +68,9 @@ class AntiPaSTORot(Variant):
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         """P = U·diag(S)·[(R−I) + diag(ELU(c·g))R], the 4×4 blocks folded into U; Q = Vh."""
         S, turn = self.basis_S, self.turn()
-        gain = F.elu(self.coeff * self.lora_g.to(S.dtype)).view(-1, 4, 1)  # (n, 4, 1)
+        gain = F.elu(self.coeff * self.lora_g.to(turn.dtype)).view(-1, 4, 1)  # (n, 4, 1)
         core = turn + gain * turn + torch.diag_embed(gain.squeeze(2))  # (n, 4, 4)
-        US = (self.basis_U.to(S.dtype) * S).view(self.o, -1, 4)  # (o, n, 4)
+        US = (self.basis_U.to(turn.dtype) * S).view(self.o, -1, 4)  # (o, n, 4)
         return torch.einsum("onk,nkl->onl", US, core).flatten(1), self.basis_Vh
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:

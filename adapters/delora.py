@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapters._contract import Config, Shape, Variant, bounded
+from adapters._contract import Config, Shape, Variant, bounded, wide
 from adapters._weights import values_sha256
 
 
@@ -71,13 +71,12 @@ class DeLoRA(Variant):
         return scaled
 
     def factors(self) -> tuple[Float[Tensor, "o n"], Float[Tensor, "n i"]]:
-        w = self.basis_w
-        A, B = self.lora_A.to(w.dtype), self.lora_B.to(w.dtype)
-        strength = self.lora_lambda.to(w.dtype)
+        w, kind = self.basis_w, wide(self.basis_w.dtype, self.lora_A.dtype)
+        A, B, strength = self.lora_A.to(kind), self.lora_B.to(kind), self.lora_lambda.to(kind)
         P, Q = self.scaled(A, B, strength), A * w  # (o, r), (r, i)
         if not self.cfg.residual_init:
             return P, Q
-        A0, B0 = self.basis_A.to(w.dtype), self.basis_B.to(w.dtype)
+        A0, B0 = self.basis_A.to(kind), self.basis_B.to(kind)
         P0 = self.scaled(A0, B0, torch.full_like(strength, self.cfg.lambda0))  # (o, r), at t=0 the bits of P
         return torch.cat((P - P0, P0), 1), torch.cat((Q, (A - A0) * w), 0)  # PQ − P₀Q₀ without cancellation
 

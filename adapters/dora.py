@@ -1,13 +1,15 @@
 """DoRA: Weight-Decomposed Low-Rank Adaptation (Liu et al. 2024, arXiv 2402.09353).
 
-    W' = m/n ∘ (W + sBA) by rows,   n = row norms of W + sBA, taken as constants,   m = m₀(1 + δ),  m₀ = row norms of W
+    W' = m/n ∘ (W + sBA) by rows,   n = row norms of W + sBA, taken as constants,   m = m₀ + δ,   m₀ = row norms of W
     y' = y + (m/n − 1)∘(y − b) + m/n ∘ s·B(Ax),   A (r, i), B (o, r), δ (o,),   s = alpha/r  (or alpha/√r)
     n² = ‖W‖² + 2s·rowsum(B∘(WAᵀ)) + s²·rowsum(B(AAᵀ)∘B)
 
 Identity at t=0: B = 0 gives n² = ‖W‖², hence m/n = √(‖W‖²/n²) = 1 exactly, and δ = 0: both added terms are exactly 0.
-Deviates from paper: the magnitude is stored as the relative change δ, so that weight decay pulls to m₀ and a bf16 step
-    is not lost. Norms are of rows (one per output), as in the authors' code and PEFT; the paper's text says columns. A
-    row of zeros has m₀ = 0 and stays zero (0/0 is taken as 0; PEFT gives NaN).
+Deviates from paper: the magnitude is stored as its change δ, so that weight decay pulls to m₀ and a small step is not
+    lost to m₀'s rounding. The change is absolute: a step of Adam moves m as far as in PEFT. (With m₀(1 + δ), as in
+    checkpoints of version 1, it moved m₀ times as far.) Norms are of rows (one per output), as in the authors' code
+    and PEFT; the paper's text says columns. A row of zeros has m₀ = 0 and stays zero (0/0 is taken as 0; PEFT gives
+    NaN).
 Refs: eq. 5; section 4.3 for the detached n. The expanded n² needs (o, r) numbers and never the (o, i) product BA.
 """
 
@@ -22,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapters._contract import Config, Scaling, Shape, Variant, bounded, wide
+from adapters._errors import AdapterError, problem
 from adapters._weights import dense_weight
 
 
@@ -37,6 +40,7 @@ class DoRAConfig(Config):
 class DoRA(Variant):
     Config = DoRAConfig
     paper = "2402.09353"
+    tensors_version = 2  # 1: δ relative to m₀
 
     @classmethod
     def shapes(cls, cfg: DoRAConfig, o: int, i: int) -> dict[str, Shape]:
@@ -48,6 +52,15 @@ class DoRA(Variant):
     def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
         return {"basis_square": W.square().sum(1)}  # (o,): ‖W‖² = m₀²
 
+    def converted(self, tensors: dict[str, Tensor], version: int) -> dict[str, Tensor]:
+        """Version 1 stored δ relative to m₀: m = m₀(1 + δ). Raises AdapterError where converting it would round."""
+        delta = tensors["lora_delta"]
+        if delta.dtype != wide(delta.dtype):
+            what = "lora_delta of version 1, relative to the row norms, cannot be converted exactly in this dtype"
+            raise AdapterError(problem("dora", what, got=str(delta.dtype), remedy="Train it again."))
+        m0 = self.basis_square.to("cpu", torch.float64).sqrt()
+        return tensors | {"lora_delta": (m0 * delta).to(delta.dtype)}
+
     @torch.no_grad()
     def norm_ratio(self, A: Float[Tensor, "r i"], B: Float[Tensor, "o r"]) -> Float[Tensor, " o"]:
         """m₀/n, without a graph: n is a constant of the forward pass."""
@@ -58,10 +71,10 @@ class DoRA(Variant):
         return (square / n2).sqrt()
 
     def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, worked out in the wider of fp32 and it."""
+        """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, computed in the wider of fp32 and `dtype`."""
         A, B, delta = (t.to(wide(dtype)) for t in (self.lora_A, self.lora_B, self.lora_delta))
-        ratio = self.norm_ratio(A, B)
-        less_one = (ratio - 1) + ratio * delta
+        ratio, m0 = self.norm_ratio(A, B), self.basis_square.to(A.dtype).sqrt()
+        less_one = (ratio - 1) + ratio / m0.clamp_min(torch.finfo(A.dtype).tiny) * delta  # m₀ = 0 has ratio 0
         P = (self.scale * (1 + less_one)).unsqueeze(1) * B
         return less_one.to(dtype), P.to(dtype), A.to(dtype)
 

@@ -1,9 +1,10 @@
 """Full fine-tuning: every weight is trained. The ceiling, and the one exception to "weights are never written".
 
 y' = (W + ΔW)x + b, with ΔW in the weights themselves. Identity at t=0: nothing has changed yet.
-Keeps a copy of every parameter in CPU memory, so that detach restores the model bit for bit. Weight decay pulls towards
-zero, as it does in ordinary fine-tuning, not towards the pretrained weights. bf16 weights lose small steps to rounding:
-load the model in float32 (and use autocast) for a fair ceiling.
+Keeps a copy of every parameter and buffer of the state dict in CPU memory, so that detach restores the model bit for
+bit. A checkpoint holds all parameters and the buffers that training changed (BatchNorm's statistics). Weight decay
+pulls towards zero, as in ordinary fine-tuning, not towards the pretrained weights. bf16 weights lose small steps to
+rounding: load the model in float32 (and use autocast) for a fair ceiling.
 """
 
 from __future__ import annotations

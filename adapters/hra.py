@@ -52,7 +52,7 @@ class HRA(Variant):
         self.lora_U.copy_(half.repeat_interleave(2, 0))
 
     def rotation(self, dtype: torch.dtype) -> tuple[Float[Tensor, "r i"], Float[Tensor, "i r"]]:
-        """Pᵀ and PT, so that R − I = (PT)Pᵀ; worked out in the wider of fp32 and `dtype`."""
+        """Pᵀ and PT, so that R − I = (PT)Pᵀ; computed in the wider of fp32 and `dtype`."""
         unit = F.normalize(self.lora_U.to(wide(dtype)), dim=1)
         a, e = unit[0::2], unit[1::2] - unit[0::2]  # (r/2, i) each
         Pt = torch.stack((a, e), 1).flatten(0, 1)  # (r, i): a₁ e₁ a₂ e₂ …

@@ -46,14 +46,14 @@ class LoRAXS(Variant):
         return {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
 
     def core(self) -> Float[Tensor, "r r"]:
-        """s·R·diag(S), in the wider of fp32 and the activations' dtype (S's)."""
-        return self.scale * self.lora_R.to(self.basis_S.dtype) * self.basis_S
+        """s·R·diag(S), in the wider of fp32 and the activations' dtype."""
+        return self.scale * self.lora_R.to(wide(self.basis_S.dtype, self.lora_R.dtype)) * self.basis_S
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         core = self.core()
         return self.basis_U.to(core.dtype) @ core, self.basis_Vh
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        kind = wide(x.dtype)
-        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(kind)  # (*B, r)
-        return y + F.linear(F.linear(p, self.core().to(kind)).to(x.dtype), self.basis_U.to(x.dtype))
+        core = self.core()
+        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(core.dtype)  # (*B, r)
+        return y + F.linear(F.linear(p, core).to(x.dtype), self.basis_U.to(x.dtype))

@@ -47,7 +47,7 @@ class PiSSA(Variant):
         return {"basis_A": root.unsqueeze(1) * Vh, "basis_B": U * root}
 
     def factors(self) -> tuple[Float[Tensor, "o n"], Float[Tensor, "n i"]]:
-        kind = wide(self.basis_A.dtype)
+        kind = wide(self.basis_A.dtype, self.lora_dA.dtype)
         dA, dB = self.lora_dA.to(kind), self.lora_dB.to(kind)
         P = torch.cat((dB, self.basis_B.to(kind)), 1)  # (o, 2r)
         return self.scale * P, torch.cat((self.basis_A.to(kind) + dA, dA), 0)

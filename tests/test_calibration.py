@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 import adapters as ad
 from adapters._calibration import Moments, calibration_sha256, second_moments
-from adapters._checkpoint import tensors_sha256
+from adapters._format import tensors_sha256
 from adapters.eva import shared_out
 from tests import zoo
-from tests.toy import CALIBRATION, Toy, attached, generic, moments, small, tokens, toy
+from tests.toy import CALIBRATION, Toy, attached, generic, moments, record_of, small, tokens, toy
 from tools.probe_quantized import quantized_model
 
 logging.getLogger("adapters").setLevel(logging.ERROR)
@@ -514,7 +514,7 @@ def test_checkpoints_store_what_the_weight_does_not_give(name, settings, basis, 
     ad.save(model, tmp_path / "a", basis=basis)
     with safe_open(tmp_path / "a", framework="pt") as f:
         stored = {k.rsplit(".", 1)[1] for k in f.keys() if "basis_" in k}  # noqa: SIM118
-        assert f.metadata()["calibration_sha256"] == calibration_sha256(CALIBRATION)
+    assert record_of(tmp_path / "a")["calibration_sha256"] == calibration_sha256(CALIBRATION)
     needed = WHOLE if settings.get("cov_orient") else STORED.get(name, {"basis_index"})
     every = {b for b, _ in handle.sites["layers.0.q_proj"].layer.named_buffers(recurse=False)}
     assert stored == (every if basis else needed)
@@ -544,13 +544,11 @@ def test_broken_stored_bases_are_refused(strict, tmp_path):
     """Missing, misshapen, non-finite or out-of-range basis tensors and impossible ranks: one line, model unchanged."""
 
     def rewrite(path, change_tensors, change_layers=lambda layers: None):
-        with safe_open(path, framework="pt") as f:
-            metadata, tensors = f.metadata(), {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118
+        record, tensors = record_of(path), load_file(path)
         change_tensors(tensors)
-        layers = json.loads(metadata["layers"])
-        change_layers(layers)
-        metadata |= {"tensors_sha256": tensors_sha256(tensors), "layers": json.dumps(layers)}
-        save_file(tensors, path, metadata=metadata)
+        change_layers(record["layers"])
+        record["tensors_sha256"] = tensors_sha256(tensors)
+        save_file(tensors, path, metadata={"adapters": json.dumps(record)})
 
     at = "layers.0.q_proj"
     for name, change, message in (

@@ -53,8 +53,8 @@ def attach(model: Any, name: str) -> Any:
 
 
 def logits(model: Any, *, grad: bool) -> torch.Tensor:
-    """By the hooks' two ways: training's, and evaluation's from cached factors."""
-    with torch.set_grad_enabled(grad):
+    """By the hooks' two ways: training's, and evaluation's from kept factors."""
+    with torch.set_grad_enabled(grad), ad.frozen(model):
         return model.train(grad)(batch(model)).logits.detach()
 
 

@@ -51,7 +51,7 @@ def attach(model, name, **settings):
 
 
 def logits(model, ids, mode):
-    with torch.set_grad_enabled(mode):  # training's way, or evaluation's from cached factors
+    with torch.set_grad_enabled(mode), ad.frozen(model):  # training's way, or evaluation's from kept factors
         return model.train(mode)(ids).logits.detach()
 
 
@@ -293,6 +293,29 @@ def test_probe_says_yes_or_why_not(monkeypatch):
     monkeypatch.setattr(lora, "forward", lambda self, x, y: self.nonsense)
     with pytest.raises(AttributeError):  # a bug in a variant is no lack of support
         probe("lora", "4bit")
+
+
+@pytest.mark.parametrize("name", ["antipasto", "delora", "dora", "hra", "pissa"])
+def test_a_cast_model_is_saved_so_that_it_loads(name, tmp_path):
+    """The codes stay, activations and adapter become bf16, the basis keeps its dtype and is stored."""
+    model = build("4bit")
+    ids, handle = batch(model), attach(model, name)
+    generic(handle)
+    bases = {n: b.clone() for n, b in model.named_buffers() if "basis_" in n}
+    nn.Module.to(model, torch.bfloat16)  # transformers' own `to` refuses
+    assert all(torch.equal(b, bases[n]) for n, b in model.named_buffers() if n in bases)
+    expected = [logits(model, ids, mode) for mode in (True, False)]
+    ad.save(model, tmp_path / "a")
+    ad.detach(model)
+    ad.load(model, tmp_path / "a")
+    assert all(torch.equal(logits(model, ids, mode), e) for mode, e in zip((True, False), expected, strict=True))
+
+
+def test_repr_counts_what_a_packed_weight_stands_for():
+    handle = attach(build("4bit"), "lora")
+    share = 100 * sum(p.numel() for p in handle.trainable().values())
+    share /= sum(p.numel() for p in build("none").parameters())
+    assert f"{share:.3g} % of the model" in repr(handle)
 
 
 # -- bf16 --------------------------------------------------------------------------------------------------------------

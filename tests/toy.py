@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import adapters as ad
@@ -81,6 +83,14 @@ def small(name: str, **settings: Any) -> Any:
     multiple = rank_multiple(name)
     rank = {"r": math.ceil(8 / multiple) * multiple} if multiple else {}
     return ad.VARIANTS[name].Config(**(rank | oracle(name, "SMALL", {}) | settings))
+
+
+def record_of(path: Any) -> dict[str, Any]:
+    """What a checkpoint says about itself: the one entry of the file's metadata."""
+    with safe_open(path, framework="pt") as f:
+        metadata = f.metadata()
+    assert list(metadata) == ["adapters"]
+    return json.loads(metadata["adapters"])
 
 
 CALIBRATION = [tokens(8, 6, seed=s) for s in (7, 8)]

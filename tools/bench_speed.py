@@ -96,7 +96,9 @@ def time_decoding(model: Any, ids: Any, steps: int = 8) -> float:
     """Seconds per token of greedy decoding with a cache, after a prompt of 16 tokens; four rows."""
     import torch
 
-    with torch.inference_mode():
+    import adapters as ad
+
+    with torch.inference_mode(), ad.frozen(model):
         out = model(input_ids=ids[:, :16], use_cache=True)
         cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import adapters as ad
 from harness.errors import refuse
 from harness.loss import label_loss_sum
 from harness.paths import ROOT
@@ -38,10 +39,11 @@ def texts_sha256(texts: list[str]) -> str:
 def nats_per_token(model: Any, tokenizer: Any, texts: list[str], device: str) -> float:
     """Mean −log p per token, each text from its second token on; one text per forward, so that nothing is padded."""
     total, count = 0.0, 0
-    for text in texts:
-        ids = torch.tensor([tokenizer(text)["input_ids"]], device=device)
-        labels = torch.arange(1, ids.shape[1], device=device)
-        if len(labels):
-            total += float(label_loss_sum(model, ids, labels))
-            count += len(labels)
+    with ad.frozen(model):
+        for text in texts:
+            ids = torch.tensor([tokenizer(text)["input_ids"]], device=device)
+            labels = torch.arange(1, ids.shape[1], device=device)
+            if len(labels):
+                total += float(label_loss_sum(model, ids, labels))
+                count += len(labels)
     return total / count

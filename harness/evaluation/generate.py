@@ -15,6 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 
+import adapters as ad
+
 CHECK_EVERY = 8  # tokens of a row between looks at its text: decoding at every one would cost more than it saves
 REFILL = 0.75  # share of busy rows below which waiting prompts are let in: a prefill for one row wastes a batch
 
@@ -141,19 +143,20 @@ def generate(
     waiting = [Row(n, p) for n, p in enumerate(prompts)]
     done: dict[int, Row] = {}
     batch = Batch(model, device, pad)
-    while waiting or batch.rows:
-        room = batch_size - len(batch.rows)
-        if waiting and (not batch.rows or (compact and len(batch.rows) <= REFILL * batch_size)):
-            batch.admit(waiting[:room])
-            waiting = waiting[room:]
-        batch.step(eos, complete)
-        over = [r.finished or len(r.tokens) >= max_new_tokens for r in batch.rows]
-        leave = over if compact else [all(over)] * len(over)
-        done |= {r.index: r for r, out in zip(batch.rows, leave, strict=True) if out}
-        if any(leave):
-            batch.drop([k for k, out in enumerate(leave) if not out])
-        if batch.rows:
-            batch.advance()
+    with ad.frozen(model):
+        while waiting or batch.rows:
+            room = batch_size - len(batch.rows)
+            if waiting and (not batch.rows or (compact and len(batch.rows) <= REFILL * batch_size)):
+                batch.admit(waiting[:room])
+                waiting = waiting[room:]
+            batch.step(eos, complete)
+            over = [r.finished or len(r.tokens) >= max_new_tokens for r in batch.rows]
+            leave = over if compact else [all(over)] * len(over)
+            done |= {r.index: r for r, out in zip(batch.rows, leave, strict=True) if out}
+            if any(leave):
+                batch.drop([k for k, out in enumerate(leave) if not out])
+            if batch.rows:
+                batch.advance()
     return [_without_eos(done[n], eos) for n in range(len(prompts))]
 
 

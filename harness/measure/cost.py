@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import adapters as ad
 from harness.device import synchronize
 
 GB = 1e9
@@ -65,9 +66,10 @@ def peak_rss_bytes() -> int:
 def macs_per_token(model: Any, device: str, tokens: int = 64) -> float:
     """Multiply-accumulates of one grad-free forward per token, matrix products only (half of counted FLOPs)."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device=device)
-    model(input_ids=ids, use_cache=False)  # fills grad-free caches: they are paid once, not per token
-    with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, use_cache=False)
+    with ad.frozen(model):
+        model(input_ids=ids, use_cache=False)  # what does not depend on the input is paid for once, not per token
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=ids, use_cache=False)
     return counter.get_total_flops() / 2 / tokens
 
 

@@ -18,6 +18,6 @@ PEFT = {
 
 def dense(L: Layer) -> Dense:
     changed = lora.dense(L)[0]
-    m = L.W.norm(dim=1) * (1 + L.t["lora_delta"])
+    m = L.W.norm(dim=1) + L.t["lora_delta"]
     n = changed.detach().norm(dim=1)
     return (m / torch.where(n > 0, n, 1.0))[:, None] * changed, L.b
