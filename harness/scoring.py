@@ -1,29 +1,50 @@
 r"""Score one generated answer to a GSM8K-style question: `score(continuation, reference)` (DESIGN.md §3 "Scoring").
 
-The text is the continuation only (never the prompt), cut at the first end-of-sequence string or `\nQuestion:`.
+Where the answer stands
+ 1. Only the continuation is read, never the prompt, up to the first end-of-sequence string or `\nQuestion:`. Markers:
+    `####`, `The (final) answer is:?` in any case, `\boxed{}`. A marker gives `correct` and `flexible_correct`, also
+    when the limit came right after it.
+ 2. The earliest marker with an answer behind it on its line (in its braces) counts, also if it is wrong or ambiguous.
+ 3. `####` also opens Markdown headings, which are passed over: words before the number (`Day 1`, `Step 2: 9 eggs`),
+    numbered ones (`1. First find …`, `2) Then`, `(3) Sum`, `1st step`, `1 Find the sum`). An answer's number comes
+    first, or behind `answer`, `result` or `total` with a colon, dash, `=` or `is`, or behind any `=` (`x = 18`).
+ 4. A marker with nothing behind it, or `#### (Final) Answer`: the next line with text is read, by rule 3. A list's
+    `- 18` is ambiguous there.
+ 5. A box holds the whole answer. What touches it (`-\boxed{18}`, `\boxed{18}^2`, `\boxed{3}, \boxed{18}`) makes it
+    ambiguous.
+What a number is
+ 6. `1,234` in groups of three (also `1_234`, `1{,}234`, `1\,234`, no-break and thin spaces), `18.00`, `.5`, `36/2`,
+    `1 1/2`, `½`, `\frac{1}{2}`; decimal digits of any script; zero-width characters are dropped. The point is decimal
+    (1.000 is 1). Values are exact: 18.00 = 18, 18.5 != 18, 1/2 = 0.5, no rounding.
+ 7. No numbers: names (`x2`, `H2O`, `COVID-19`, `x_1`), labels (`Step 3`), exponents of units (`m²`), keycap emoji,
+    circled digits, number words (`eighteen`), which can still make another number ambiguous.
+ 8. Ambiguous, because they cannot be read: malformed groups (`1,23`, `1'000`, `18.5.2`), times and ratios (`7:30`),
+    ordinals (`18th`), powers and roots (`10^3`, `1e3`, `\sqrt{18}`), `18π`, `18x`, `18h30`, `18 tenths`, `1/0`, more
+    than 1,000 characters, and scale words (`18k`, `2 million`). Dozens and pairs are units: GSM8K asks for them.
+ 9. Signs: a minus of any Unicode form before the number or its currency sign, with or without a blank, `minus`,
+    `negative`. After a number or a bracket it is a subtraction. Two signs, and a dash between a word and the number
+    (`profit - 18`), are ambiguous. An em dash with a blank is punctuation, and brackets are no sign.
+10. Currency, `%`, units, LaTeX, Markdown, HTML, quotes and brackets around a number change nothing: 18% is 18.
+Which number is the answer
+11. The only one on the line, whatever the words around it (`Janet makes $18`). Hedges (`about`, `≈`) are words.
+12. A second number is ambiguous (`3, 18`, `3 or 18`, `18–20`, `18 → 20`, `18 dollars 50 cents`, `18 eggs, 3 broken`,
+    `18 and a half`) unless one of the next three rules explains it.
+13. Circumstances: a period (`In 3 days she sells 18 eggs`) in a sentence without rates (`9 a day for 2 days`),
+    `per 2 weeks`, `18 (out) of 20`.
+14. Explanations, behind a number that comes first: the next sentence; `because since as which given not`, `after
+    selling`; words after a dash or semicolon. A bracket explains if it opens with such a word or its arithmetic comes
+    to the number: `18 (3 x 6)`, but `18 (20)` and `2(9)` are ambiguous. So does a reason behind a sentence (`she has
+    18 because 2 * 9 = 18`).
+15. Equations: the last side that has a number (`2(9) = 18`, `9 eggs per day for 2 days = 18 eggs`). Ambiguous: two
+    bare sides that differ (`1 hour = 60 minutes`), a list or an unknown on the left (`2x = 18`), and arithmetic on the
+    last side or without any `=` (`10-3`, `2 * 9`, `18 = 2 * 9`). Only a fraction is evaluated.
+16. Bounds, denials and words that compute are ambiguous: `not 17`, `at least`, `more than`, `between`, `< 18`, `18+`,
+    `18 or more`, `twice 9`, `a third of 54`.
+Otherwise
+17. *flexible*: without a marker, the last number of the text, with its sign. It gives `flexible_correct` only.
+18. *truncated*: no marker and not `finished`. The last number of a text that broke off is no answer: both are False.
 
-* *marker*: the earliest of `####`, `The (final) answer is:?` (any case), `\boxed{}` that has a number after it on its
-  line, in its braces, or at the start of the next line with text when its own line is blank. Only this gives `correct`
-  (also when the limit came right after the number).
-* *flexible*: no such marker, then the last number of the text. It gives `flexible_correct` only; a marker gives both.
-* *truncated*: no marker and not `finished`: the last number of a text that broke off is no answer, so both are False.
-
-What a number is: `1,234` (groups of three; also `1_234`, LaTeX `1{,}234`, `1\,234`, no-break and thin spaces), `18.00`,
-`.5`, `36/2`, `1 1/2`, `½`, `\frac{1}{2}`, with `$ € £ ¥ %`, LaTeX, markdown, quotes, units and a full stop around it.
-U+2212 and U+2013 are minus signs; a minus counts when it touches the number or its currency sign. Values are compared
-as exact rationals: 18.00 = 18, 18.5 != 18, 1/2 = 0.5, no rounding. Nothing rescales: `%`, `k`, `million` are units.
-
-Which number after a marker:
-* The first one. Words may stand before it (`The answer is: Janet makes $18`) and after it, with further numbers in the
-  prose (`18 dollars per 2 weeks`, `18 (3 x 6)`, `18, which is 2 * 9`, `18. She had 3.`, `18 because 20 - 2 = 18`): 18.
-* Several numbers in a list are ambiguous and wrong: `3, 18`, `3 and 18`, `3 or 18`, `3 18`, `1,23`, `3 to 5`, and with
-  up to four words of unit between them: `5 apples and 3 pears`, `18 eggs, 3 of them broken`.
-* Arithmetic that starts at the first number is followed to its last `=`: `10-3 = 7` is 7, `20% of 90 = 18` is 18.
-  Left without a result it is ambiguous (`10-3`, `2 * 9`, `18 = 2 * 9`, `10^3`, `7:30`, `1e3`): only a fraction is
-  evaluated (`36/2`, `36 ÷ 2`). So are `1/0` and numbers of more than 1,000 characters, which are no numbers.
-* An earlier marker wins over a later one, also where it is wrong or ambiguous. A marker without a number
-  (`#### Solution`) is passed over. `Step 3` is a label, not a number: `#### Step 1` is a common markdown heading.
-* Digits glued to a letter before them are a name (`x2`, `H2O`).
+Ambiguous is wrong, and counted: an answer taken for right by mistake does more harm than a right one missed.
 
 Sources: the traps are those collected in lm-eval #1159, #3254, #3438; opencompass #2343, #2426; sglang #29933;
 HELM #4337; proeval #19; MetaMath #23. GSM8K's references (14 with a comma and 2 negative in the test set, the rest
@@ -36,14 +57,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import takewhile
 
-SCORER_VERSION = 1  # raise it with every change that can change a score: records carry it, `rescore=true` compares it
+from harness.numbers import Token, plain, signed, tokens, words
+from harness.sentence import ends_sentence, single_number
+
+SCORER_VERSION = 2  # raise it with every change that can change a score: records carry it, `rescore=true` compares it
 
 STOP = "\nQuestion:"  # the prompt's own opening: whatever follows answers another question
-
-# A 300-token generation cannot hold more; int() would raise at 4,300 digits and is quadratic before that.
-_MAX_CHARS = 1000
-_MAX_BOX = 300  # characters searched for the brace that closes a box, so that absurd input stays linear
 
 
 @dataclass(frozen=True)
@@ -64,159 +85,130 @@ class Score:
     ambiguous: bool = False
 
 
-# --- Text to plain text. Both steps see one line at a time: what follows a newline cannot change what stands before it,
-# --- which is what makes stopping early safe (`answer_complete`).
-
-_CHARACTERS = {
-    # Full-width forms. Not NFKC: it turns 10² into 102 and 2½ into 21/2.
-    **{0xFF01 + i: 0x21 + i for i in range(94)},
-    **dict.fromkeys(map(ord, "\u2212\u2013\u2010\u2011\ufe63"), "-"),
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"), None),  # zero width
-    **dict.fromkeys(map(ord, "\u2044\u2215\u00f7"), "/"),  # fraction and division signs
-    **dict.fromkeys(map(ord, "\u00d7\u22c5\u00b7\u2217"), "*"),  # multiplication signs
-    **{ord(c): f"^{n}" for c, n in (("²", 2), ("³", 3))},
-}
-_VULGAR = {ord("½"): "1/2 ", ord("¼"): "1/4 ", ord("¾"): "3/4 ", ord("⅓"): "1/3 ", ord("⅔"): "2/3 "}
-_NOISE = re.compile(
-    r"<<[^<>]*>>"  # GSM8K's calculator annotations
-    r"|(?i:\bstep\s*[0-9]+)"
-    r"|(?<![0-9])\*\*+|\*\*+(?![0-9])"  # markdown bold, but not the power in 2**3
-)
-_CLEANING = tuple(
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"\{,\}|(?<=[0-9])(?:\\,|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))", ","),  # thousands: 1{,}000, 1\,000
-        (r"\\!", ""),
-        (r"\\([$%#&_])", r"\1"),
-        (r"[\s~]+", " "),
-        (r"(?<![0-9A-Za-z])[$€£¥] ?(?=-?\.?[0-9])", ""),  # joins -$18, keeps US$18 apart
-        (r"[$€£¥%]", " "),
-        (r"(?<=[0-9])(?=\\[dt]?frac|[½¼¾⅓⅔])", " "),  # mixed numbers: 1\frac{1}{2}, 2½
-        (r"\\[dt]?frac ?\{ ?(-?[0-9.,]+) ?\} ?\{ ?([0-9.,]+) ?\}", r"\1/\2 "),
-        (r"\\[dt]?frac ?([0-9]) ?([0-9])", r"\1/\2 "),
-        (r"\\(?:times|cdot)(?![A-Za-z])|(?<=[0-9]) ?[xX] ?(?=[0-9])", " * "),
-        (r"\\div(?![A-Za-z])", " / "),
-        (r"\\approx(?![A-Za-z])", " ≈ "),
-        (r"\\(?:[A-Za-z]+|.)|[{}]", " "),  # every other command: \text, \boxed, \( \[ \left \quad
-        (r" {2,}", " "),
-    )
-)
-
-_MARKER = re.compile(
-    r"#{4,}|(?<![a-z])the\s+(?:final\s+)?answer\s+is(?![a-z])\s*:?|(?P<box>\\boxed\s*\{)", re.IGNORECASE
-)
+_PHRASE = r"#{4,}|(?<![a-z])the\s+(?:final\s+)?answer\s+is(?![a-z])\s*:?"
+_NEXT_PHRASE = re.compile(_PHRASE, re.IGNORECASE)
+_MARKER = re.compile(rf"{_PHRASE}|(?P<box>\\boxed\s*\{{)", re.IGNORECASE)
 _BOX_NEXT = re.compile(r"[^0-9]{0,80}\\boxed")  # `The answer is: $\boxed{18}$, 3 more`: the box says where it ends
+_MAX_TEXT = 2000  # characters read behind a marker, or before the end of a line: bounds the cost of absurd input
+_MAX_BOX = 300  # characters searched for the brace that closes a box, for the same reason
 
-# Thousands in groups of exactly three, or plain digits: `[0-9,]+` would read a lone comma, and 1,2,3 as 123.
-_DIGITS = r"(?:[0-9]{1,3}(?:[,_][0-9]{3})+(?![0-9])|[0-9]+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|(?<![0-9A-Za-z.])\.[0-9]+)"
-_NUMBER = re.compile(
-    r"(?P<sign>(?<![0-9A-Za-z)\]])-)?(?<![0-9A-Za-z])"  # after a digit or a bracket it is a subtraction
-    rf"(?:(?P<whole>{_DIGITS}) (?P<part>[0-9]+) ?/ ?(?P<parts>[0-9]+)"
-    rf"|(?P<top>{_DECIMAL})(?: ?/ ?(?P<bottom>{_DECIMAL}))?)"
+_NAMES = words("answer ans result total")
+_LABEL = _NAMES | words("so thus hence therefore the my our final correct")
+_BESIDE = words(  # before a number that comes first all the same
+    "so thus hence therefore about approximately approx roughly around nearly almost exactly only just minus negative"
+    " us usd eur gbp inr rs cad aud"
 )
-# Up to four words. The \b forbids splitting one word into several, which would backtrack as the fourth power.
-_UNIT = r"(?:[^\W\d_]+\b ?){0,4}?"
-_LINK = re.compile(  # from the end of one number to the start of the next, where the two belong together
-    r"""[ "”`)\]]*(?:"""
-    rf"(?P<equals>{_UNIT}(?:=+>?|equals\b))"
-    r"|(?P<of>of\b(?: the\b)?)"  # 20% of 90 = 18, but `18 of 20 students` is 18
-    rf"|(?P<operator>{_UNIT}(?:[+/]|\*\*?|(?<![^\W\d_])-|(?:x|plus|minus|times)\b)"  # a glued - is COVID-19
-    r"|\^|e(?=[-+]?[0-9])|[.:'\u2019](?=[0-9]))"
-    rf"|(?P<list>{_UNIT}(?:,? ?(?:and|or)\b|[,;&|])|to\b|(?<= )(?=[-.0-9]))"
-    r""")[ "“`(\[]*(?=-?\.?[0-9])""",
-    re.IGNORECASE,
-)
+_ORDINALS = ("st", "nd", "rd", "th")
+_DENIES = words("not isn't between than least most")
+_JOINS = ("and", "or", "to", "+", "-", "*", "/")
 
 
-def _plain(line: str) -> str:
-    """One line without the noise that could hide a marker: odd dashes and widths, bold, step labels."""
-    return _NOISE.sub("", line.translate(_CHARACTERS))
+def _is_heading(line: list[Token], first: int) -> bool:
+    """Whether a line behind `####` whose first number stands at `first` is a heading and no answer (rule 3)."""
+    lead, after = line[:first], line[first + 1 :]
+    label = next((k for k, t in enumerate(lead) if t.lower not in _LABEL and t.text != ","), 0)
+    if {t.lower for t in lead[:label]} & _NAMES and lead[label].lower in (":", "=", "is", "-", "—"):
+        return False
+    while lead and lead[-1].kind != "=" and (lead[-1].kind != "word" or lead[-1].lower in _BESIDE):
+        lead.pop()
+    if lead:
+        return lead[-1].kind == "word"
+    if after and not after[0].spaced and after[0].lower in _ORDINALS:
+        return True
+    if after and after[0].text in ("-", "—"):
+        after = after[1:]
+    marks = len(list(takewhile(lambda t: t.text in (".", ")", "]", ":") and not t.spaced, after)))
+    title = [t for t in after[marks : marks + 2] if t.kind == "word"]
+    if marks:
+        return title[:1] == after[marks : marks + 1] != []  # `1. find`
+    return len(title) == 2 and title[0].text[:2].istitle()  # `1 Find the`, but not `18 Eggs`, `18 USD in`
 
 
-def _clean(text: str) -> str:
-    """A piece of a plain line without currency, percent signs, LaTeX and repeated blanks."""
-    for pattern, by in _CLEANING:
-        text = pattern.sub(by, text)
-    return text.translate(_VULGAR).strip()
-
-
-def _decimal(text: str) -> Fraction | None:
-    return Fraction(text.replace(",", "").replace("_", "")) if len(text) <= _MAX_CHARS else None
-
-
-def _value(number: re.Match[str]) -> Fraction | None:
-    """The value of a match of `_NUMBER`; None for a zero denominator, an improper mixed number, an absurd length."""
-    whole = _decimal(number["whole"] or "0")
-    top = _decimal(number["part"] or number["top"])
-    bottom = _decimal(number["parts"] or number["bottom"] or "1")
-    if whole is None or top is None or bottom is None or bottom == 0:
-        return None
-    if number["whole"] and top >= bottom:  # `18 36/2` is two numbers
-        return None
-    return (whole + top / bottom) * (-1 if number["sign"] else 1)
-
-
-def _read(text: str, *, leading: bool = False) -> tuple[bool, Fraction | None]:
-    """(is there a number, its value or None if ambiguous) for what stands after a marker, by the rules above.
-
-    `leading`: the number must come before any letter (for the line after a marker with nothing on its own line).
-    """
-    text = _clean(text)
-    number = _NUMBER.search(text)
-    if number is None or (leading and re.search(r"[^\W\d_]", text[: number.start()])):
+def _read(text: str, *, heading: bool = False) -> tuple[bool, Fraction | None]:
+    """(is there an answer, its value or None if ambiguous) in what stands after a marker, or in a box."""
+    line = tokens(text[:_MAX_TEXT])
+    first = next((k for k, t in enumerate(line) if t.kind == "number"), None)
+    if first is None or any(ends_sentence(line, k) for k in range(first)) or (heading and _is_heading(line, first)):
         return False, None
-    value, unfinished = _value(number), False
-    while link := _LINK.match(text, number.end()):
-        if link["list"] is not None:
-            return True, None
-        unfinished = unfinished or link["operator"] is not None
-        following = _NUMBER.match(text, link.end())
-        if following is None:  # 1e3: digits glued to a letter
-            break
-        number = following
-        if link["equals"] is not None:
-            value, unfinished = _value(number), False
-    return True, None if unfinished else value
+    return True, single_number(line, first)
 
 
-def _box(line: str, start: int) -> tuple[str, bool]:
-    """(the content of a box whose opening brace ends at `start`, whether it is closed on this line)."""
+def _read_next_line(line: str) -> tuple[bool, Fraction | None]:
+    """The same for the line after a marker that stands alone (rule 4): `- 18` is a list's dash or a sign."""
+    line = line.lstrip("> ")
+    found, value = _read(line, heading=True)
+    return found, None if line.startswith("- ") else value
+
+
+def _box(line: str, start: int) -> tuple[str, str, bool]:
+    """(a box's content, what follows it on the line, whether it is closed there); its brace ends at `start`."""
     depth = 1
-    for i, character in enumerate(line[start : start + _MAX_BOX]):
-        depth += (character == "{") - (character == "}")
+    for end in range(start, min(len(line), start + _MAX_BOX)):
+        depth += (line[end] == "{") - (line[end] == "}")
         if depth == 0:
-            return line[start : start + i], True
-    return line[start : start + _MAX_BOX], False
+            return line[start:end], line[end + 1 :], True
+    return line[start : start + _MAX_BOX], "", False
+
+
+def _is_touched(before: str, after: str) -> bool:
+    """Whether what stands beside a box makes its content another number, or one of several (rule 5)."""
+    left = tokens(before[-60:] + (" 1" if before[-1:].isalpha() else "1"))  # 1 stands for the box
+    right = tokens("1" + after[:60])
+    if signed(left, len(left) - 1) != 1 or right[0].value != 1 or {t.lower for t in left[-4:-1]} & _DENIES:
+        return True
+    if [t.kind for t in left[-3:-1]] == ["number", "op"] or [t.kind for t in left[-2:-1] if t.text != "*"] == ["op"]:
+        return True
+    end = next((k for k in range(1, len(right)) if ends_sentence(right, k)), len(right))
+    if any(right[k].text == "□" and right[k - 1].lower in (*_JOINS, ",") for k in range(2, end)):
+        return True
+    return len(right) > 2 and right[2].kind == "number" and right[1].lower in _JOINS
 
 
 def _marked(text: str) -> tuple[bool, Fraction | None]:
-    """(is there a marker with a number, its value or None if ambiguous), for the earliest one in the text."""
+    """(is there a marker with an answer, its value or None if ambiguous), for the earliest one in the text."""
     pending = False  # the last marker had nothing but blanks and formatting after it on its line
     for raw in text.split("\n"):
-        line = _plain(raw)
-        if pending and re.search(r"[^\W_]", _clean(line)):
-            found, value = _read(line, leading=True)
-            if found:
-                return True, value
+        line = plain(raw)
+        if pending and _has_text(line):
             pending = False
+            if not re.match(r"\W*\\boxed", line):
+                found, value = _read_next_line(line)
+                if found:
+                    return True, value
+        opening = re.match(r"[\W_]*", line)  # what stands before any text
         for marker in _MARKER.finditer(line):
-            boxed = marker["box"] is not None
-            if not boxed and _BOX_NEXT.match(line, marker.end()):
-                continue
-            content, closed = _box(line, marker.end()) if boxed else (line[marker.end() :], False)
-            found, value = _read(content)
-            if found:
-                return True, value
-            pending = not closed and not re.search(r"[^\W_]", _clean(content))
-            if not boxed:  # the rest of the line holds no number, whatever markers it holds
-                break
+            start, end = marker.span()
+            if marker["box"]:
+                content, after, closed = _box(line, end)
+                found, value = _read(content)
+                if found:
+                    return True, None if _is_touched(line[:start], after) else value
+                pending = not closed and not _has_text(content)
+            elif not _BOX_NEXT.match(line, end):
+                following = _NEXT_PHRASE.search(line, end)
+                content = line[end : following.start() if following else len(line)]
+                hashes = marker[0].startswith("#")
+                found, value = _read(content, heading=hashes)
+                if found:
+                    return True, value
+                closing = hashes and opening is not None and start > opening.end()  # `#### Step 1 ####`
+                pending = not closing and not _has_text(content, beside_label=hashes)
     return False, None
 
 
+def _has_text(line: str, *, beside_label: bool = False) -> bool:
+    """Whether there is a word or number in the line; with `beside_label`, one besides `Final Answer`."""
+    found = {t.lower for t in tokens(line[:_MAX_TEXT]) if t.kind in ("word", "number")}
+    return bool(found) and not (beside_label and "answer" in found and found <= _LABEL)
+
+
 def _last_number(text: str) -> Fraction | None:
-    numbers = [number for line in text.split("\n") for number in _NUMBER.finditer(_clean(_plain(line)))]
-    return _value(numbers[-1]) if numbers else None
+    for raw in reversed(text.split("\n")):
+        line = tokens(plain(raw)[-_MAX_TEXT:])
+        numbers = [k for k, t in enumerate(line) if t.kind == "number"]
+        if numbers:
+            return signed(line, numbers[-1])
+    return None
 
 
 def cut(text: str, eos: Iterable[str] = ()) -> str:
@@ -245,10 +237,9 @@ def reference_answer(reference: str) -> Fraction:
     """
     if isinstance(reference, str):
         _, mark, after = reference.rpartition("####")
-        line = after.strip().split("\n")[0] if mark else after
-        text = _clean(_plain(line))
-        number = _NUMBER.fullmatch(text.removesuffix("."))
-        value = None if number is None else _value(number)
+        line = tokens(plain(after.strip().split("\n")[0] if mark else after))
+        shape = "".join("1" if t.kind == "number" else t.text for t in line)
+        value = signed(line, shape.startswith("-")) if re.fullmatch(r"-?1%?\.?", shape) else None
         if value is not None:
             return value
     shown = repr(reference)
