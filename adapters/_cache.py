@@ -1,9 +1,8 @@
 """What a site keeps between the grad-free forwards of a `frozen()` block: quantities that do not depend on the input.
 
-A stale one is a wrong number, so nothing is kept outside such a block, and inside one every read compares what makes a
-value: `coeff`, and of each tensor on the layer the object, data pointer, version, shape, dtype and device. Autocast
-needs no comparing, since the hooks turn it off. What no comparison sees is an in-place write through `.data`; whoever
-does that in the block calls `refresh()`.
+A stale value gives wrong numbers, so nothing is kept outside such a block. Inside one, every read compares what makes a
+value: `coeff`, and of each tensor on the layer the object, data pointer, version, shape, dtype and device. (Autocast is
+not compared: the hooks turn it off.) An in-place write through `.data` cannot be seen; call `refresh()` after it.
 """
 
 from __future__ import annotations

@@ -14,9 +14,8 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import adapters as ad
-from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, tokens, toy
+from tests.toy import HAS_SITES, attached, generic, tokens, toy
 
-each_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=IDS)
 each_variant = pytest.mark.parametrize("name", HAS_SITES)
 
 
@@ -24,17 +23,17 @@ def loss_of(model, ids):
     return F.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
 
 
-def setup(name, **settings):
+def setup(name):
     model = toy()
-    handle = attached(model, name, **settings)
+    handle = attached(model, name)
     generic(handle)
     return model, handle, tokens()
 
 
-def expected(name, settings, handle):
+def expected(name, handle):
     """Logits of another model that was given the present parameters and never ran before; with gradients enabled."""
     model = toy()
-    twin = attached(model, name, **settings)
+    twin = attached(model, name)
     with torch.no_grad():
         for n, p in twin.trainable().items():
             p.copy_(handle.trainable()[n])
@@ -107,19 +106,19 @@ def mezo(model, handle):  # Malladi et al. 2023: a perturbation and back, then a
 UNNOTICED = {"EMA swap": swap_averages, "MeZO": mezo}
 
 
-@each_setting
-def test_every_forward_is_of_the_present_parameters(name, settings):
+@each_variant
+def test_every_forward_is_of_the_present_parameters(name):
     """Without a block: bit-equal to a model that never ran. In a frozen one: equal, after refresh() for `.data`."""
     for way, change in (NOTICED | UNNOTICED).items():
-        model, handle, ids = setup(name, **settings)
+        model, handle, ids = setup(name)
         with torch.no_grad():
             old = model(ids)
             change(model, handle)
             got = model(ids)
-        assert torch.equal(got, expected(name, settings, handle)), way
+        assert torch.equal(got, expected(name, handle)), way
         assert not close(got, old), way
 
-        model, handle, ids = setup(name, **settings)
+        model, handle, ids = setup(name)
         with torch.no_grad(), handle.frozen():
             model(ids)
             change(model, handle)
@@ -128,15 +127,15 @@ def test_every_forward_is_of_the_present_parameters(name, settings):
             assert close(model(ids), got), way
 
 
-@each_setting
-def test_swapped_parameters_are_neither_kept_nor_read(name, settings):
+@each_variant
+def test_swapped_parameters_are_neither_kept_nor_read(name):
     """functional_call under no_grad, twice, then the model itself; also when freed tensors' addresses come again."""
-    model, handle, ids = setup(name, **settings)
+    model, handle, ids = setup(name)
     factors = (0.8, 0.5, 1.1, 0.8)
-    own = expected(name, settings, handle)
+    own = expected(name, handle)
     swapped = []
     for factor in factors:
-        twin, other, _ = setup(name, **settings)
+        twin, other, _ = setup(name)
         with torch.no_grad():
             for p in other.trainable().values():
                 p.copy_(moved(p, factor))
