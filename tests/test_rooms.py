@@ -25,7 +25,7 @@ ORDER = (
     ("ground",),
     ("adapters",),
 )
-GROUND = ("errors", "paths", "device", "hashing", "files", "loss", "scoring", "tiny")
+GROUND = ("errors", "paths", "device", "hashing", "files", "loss", "scoring", "numbers", "sentence", "tiny")
 LINE = {room: n for n, rooms in enumerate(ORDER) for room in rooms}
 
 Sources = dict[str, str]  # module → its source

@@ -27,7 +27,6 @@ from adapters._hooks import Restored
 from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, record_of, small, tokens, toy
 
 each_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=IDS)
-FUZZ_FILES = int(os.environ.get("FUZZ_FILES", "1000"))  # `make drill` sets 10,000
 LAYER = "layers.1.v_proj"  # a target of every variant that reads or writes v
 logging.getLogger("adapters").setLevel(logging.ERROR)
 
@@ -676,7 +675,8 @@ def mutated(raw, rng):
     return struct.pack("<Q", len(header)) + header + body
 
 
-def test_mutated_files_are_refused_or_harmless(tmp_path):
+@pytest.mark.parametrize("files", [1000, pytest.param(10_000, marks=pytest.mark.drill)])
+def test_mutated_files_are_refused_or_harmless(tmp_path, files):
     """No exception but AdapterError, no change on the model, and whatever loads computes exactly what was saved."""
     path, sources = tmp_path / "a", []
     for name, basis, settings in (
@@ -698,7 +698,7 @@ def test_mutated_files_are_refused_or_harmless(tmp_path):
             sources.append((path.read_bytes(), expected))
     model, accepted, slowest = toy(), 0, 0.0
     before = anatomy(model)
-    for seed in range(FUZZ_FILES):
+    for seed in range(files):
         rng = random.Random(seed)
         raw, expected = sources[seed % len(sources)]
         path.write_bytes(mutated(raw, rng))
@@ -711,7 +711,7 @@ def test_mutated_files_are_refused_or_harmless(tmp_path):
             pass
         slowest = max(slowest, time.monotonic() - started)
         assert unchanged(model, before), seed
-    print(f"\n{FUZZ_FILES} mutated files: {accepted} loaded unharmed, slowest {slowest:.2f} s")
+    print(f"\n{files} mutated files: {accepted} loaded unharmed, slowest {slowest:.2f} s")
     assert slowest < 10
 
 

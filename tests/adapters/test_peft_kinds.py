@@ -20,7 +20,18 @@ import adapters as ad
 from adapters import _peft
 from adapters._contract import Config, Shape, Variant, bounded
 from adapters._peft_kinds import FILE, Kind, Tensors
-from tests.test_export import QV, ROUNDING, error, logits, peft, qwen, same, through_peft, trained_by_peft, untouched
+from tests.adapters.test_export import (
+    QV,
+    ROUNDING,
+    error,
+    logits,
+    peft,
+    qwen,
+    same,
+    through_peft,
+    trained_by_peft,
+    untouched,
+)
 
 
 # -- tensors of the whole file -----------------------------------------------------------------------------------------

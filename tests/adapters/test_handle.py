@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 import adapters as ad
 from tests.toy import attached, generic, small, tokens, toy
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EVERY = [n for n in ad.VARIANTS if n != "none"]
 
 
