@@ -23,19 +23,8 @@ NAMED = {"benchmark", "variant", "quantization", "lr", "steps", "seed"} | {f"ada
 EVALUATED = ("prompt", "valid_size", "eval_limit", "eval_batch_size", "max_new_tokens")
 TRAINED = ("lr", "steps", "batch_size", "seed", "max_length", "weight_decay", "warmup", "clip", "calibration_examples")
 # The modules that make results. A change in them does not refuse a finished run, but an unfinished one starts again.
-ENGINE = ("run.py", "loss.py", "scoring.py", "numbers.py", "sentence.py")
+ENGINE: tuple[str, ...] = ("run.py", "loss.py", "scoring.py", "numbers.py", "sentence.py")
 ENGINE += ("inputs", "data", "training", "evaluation", "tiny")
-    "run.py",
-    "loss.py",
-    "scoring.py",
-    "numbers.py",
-    "sentence.py",
-    "inputs",
-    "data",
-    "training",
-    "evaluation",
-    "tiny",
-)
 
 
 def science(job: Job, prints: Fingerprints, *, typed: bool = False) -> dict[str, Any]:
