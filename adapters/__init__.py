@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers only: at run time every variant's config 
     from adapters._errors import NOTHING as NOTHING
     from adapters._errors import AdapterError as AdapterError
     from adapters._errors import problem as problem
+    from adapters._files import atomic_file as atomic_file
     from adapters._hooks import attach as attach
     from adapters._hooks import detach as detach
     from adapters._hooks import frozen as frozen
@@ -67,6 +68,7 @@ _HOMES = {
     "DTYPES": "_contract",
     "NOTHING": "_errors",
     "Variant": "_contract",
+    "atomic_file": "_files",
     "attach": "_hooks",
     "attachment": "_attachment",
     "config_fields": "_checkpoint",

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from adapters._files import atomic_file
 
 ALGORITHM = 2  # part of every cache key: raise it when any basis would come out different
 
@@ -119,6 +120,16 @@ def damping(C: Float[Tensor, "i i"], eps: float) -> Float[Tensor, ""]:
     return eps * torch.where(mean > 0, mean, 1.0)  # inputs that are always zero: any positive number will do
 
 
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
+        digest.update(t.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 class BasisCache:
     """Bases on disk, one safetensors file per (layer weight, config, calibration); safe between processes."""
 
@@ -136,8 +147,12 @@ class BasisCache:
     def read(self, key: str) -> dict[str, Tensor] | None:
         path = self.folder / f"{key}.safetensors"
         try:
+            with safe_open(path, framework="pt") as file:
+                digest = (file.metadata() or {}).get("sha256")
             tensors = load_file(path)
         except (OSError, SafetensorError):  # absent, or damaged: both mean "compute it again"
+            tensors, digest = {}, None
+        if not tensors or digest != tensors_sha256(tensors):
             self.misses += 1
             return None
         self.hits += 1
@@ -145,20 +160,6 @@ class BasisCache:
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        kept = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
         with atomic_file(self.folder / f"{key}.safetensors") as temporary:
-            save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path that replaces `path` at the end of the block: readers see all of it or the old file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+            save_file(kept, temporary, metadata={"sha256": tensors_sha256(kept)})

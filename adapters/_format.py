@@ -21,11 +21,9 @@ A file comes from somebody else: nothing in it is unpickled, executed or trusted
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adapters._bases import atomic_file
+from adapters._bases import tensors_sha256
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
+from adapters._files import atomic_file
 from adapters._registry import VARIANTS
 
 FORMAT, VERSION = "adapters", "1"
@@ -152,19 +151,10 @@ def _variant(where: str, record: dict[str, Any]) -> type[Variant]:
     return variant
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        t = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
-        digest.update(t.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def harmless(pattern: str) -> bool:
-    """Whether a regex cannot take long on a module's name: no repeated group, at most three repeats."""
-    return len(pattern) <= 1000 and not re.search(r"\)[*+{]", pattern) and len(re.findall(r"[*+{]", pattern)) <= 3
+    """Whether a regex cannot take long on a module's name: no repeated group, at most three repeats, few options."""
+    repeats, options = re.findall(r"[*+{]", pattern), re.findall(r"(?<![(*+}?])\?", pattern)
+    return len(pattern) <= 1000 and not re.search(r"\)[*+{]", pattern) and len(repeats) <= 3 and len(options) <= 8
 
 
 def _check_selection(cfg: Config) -> None:

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from adapters._attachment import Attachment, attachment
-from adapters._bases import atomic_file
 from adapters._checkpoint import exact_names
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
+from adapters._files import atomic_file
 from adapters._format import Path_, harmless, read_tensors, write_tensors
 from adapters._hooks import Restored, attach, detach
 from adapters._peft_kinds import FILE, Fields, Kind, Tensors, discover_kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -187,3 +188,13 @@ def test_the_check_can_fail(module: str, source: str, expected: str | None) -> N
     found = faults(BASE | {"harness.training.loop": "", "harness.records.ids": "", module: source})
     assert len(found) == (expected is not None), found
     assert all(str(expected) in line for line in found), found
+
+
+def test_the_main_path_can_be_read_in_one_sitting() -> None:
+    """The files that docs/architecture.md lists, in order: at most 8, and 600 lines together."""
+    section = (ROOT / "docs" / "architecture.md").read_text().split("## The main path")[1].split("\n## ")[0]
+    files = re.findall(r"^\d\. `([\w/.]+)`", section, re.MULTILINE)
+    assert files[0] == "train.py"
+    assert files[-1] == "harness/records/store.py"
+    assert len(files) <= 8
+    assert sum(len((ROOT / f).read_text().splitlines()) for f in files) <= 600

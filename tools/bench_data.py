@@ -118,7 +118,7 @@ def _words() -> list[str]:
 
 
 def _write(file: Path, begin: str, between: str, end: str, rows: Iterator[dict[str, str]]) -> None:
-    from adapters._bases import atomic_file
+    from adapters import atomic_file
 
     with atomic_file(file) as temporary, open(temporary, "w", encoding="utf-8") as out:
         out.write(begin)

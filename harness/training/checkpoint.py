@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.files import atomic_file, write_text
+from adapters import atomic_file
+from harness.files import write_text
 
 Params = dict[str, torch.nn.Parameter]
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 import adapters as ad
 from adapters._calibration import Moments, calibration_sha256, second_moments
 from adapters._format import tensors_sha256
+from adapters._site import basis_of
 from adapters.eva import shared_out
 from tests import zoo
 from tests.toy import CALIBRATION, Toy, attached, generic, moments, record_of, small, tokens, toy
@@ -605,3 +606,23 @@ def test_moments_are_read_before_any_hook_is_there():
     one_pass = attached(toy(torch.float64), "antipasto_ablate", cov_orient=True)
     for name, site in handle.sites.items():
         assert torch.equal(site.basis_S, one_pass.sites[name].basis_S)
+
+
+def test_a_damaged_basis_on_disk_is_computed_again(tmp_path):
+    """One flipped bit in any tensor, and a file cut short: the basis is that of an empty cache, bit for bit."""
+    expected = cached_basis(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    whole = file.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")  # of the tensors' bytes
+    damaged = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(start, len(whole), 997)]
+    for content in [*damaged, whole[:-40], b""]:
+        file.write_bytes(content)
+        assert all(torch.equal(t, expected[k]) for k, t in cached_basis(tmp_path).items())
+    assert file.read_bytes() == whole  # written again
+
+
+def cached_basis(folder):
+    """Copies of the basis of one layer of a toy model whose bases are cached in `folder`."""
+    with ad.attach(toy(), small("antipasto", layers=0, targets=r"q_proj$"), cache_dir=folder, seed=0) as handle:
+        (site,) = handle.sites.values()
+        return {k: t.clone() for k, t in basis_of(site).items()}

@@ -22,7 +22,7 @@ from torch.optim import optimizer as optimizers
 
 import adapters as ad
 from adapters import _bases
-from adapters._format import read_checkpoint, tensors_sha256
+from adapters._format import harmless, read_checkpoint, tensors_sha256
 from adapters._hooks import Restored
 from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, record_of, small, tokens, toy
 
@@ -775,3 +775,22 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
             values = {float(x) for p in handle.trainable().values() for x in p.detach().flatten().unique()}
             assert len(values) == 1
             assert values.pop() >= 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fine"),
+    [
+        (r"(^|\.)q_proj$", True),
+        (r"layers\.\d+\.mlp\.(up|down)_proj", True),
+        (r"^(?!lm_head)", True),
+        (r".*\.(q|v)_?proj$", True),
+        (r"(a+)+$", False),
+        (r"(a|a)*b", False),
+        (r"(a?){30}", False),
+        ("a?" * 25 + "a" * 25, False),
+        (".*" * 12 + "x", False),
+        ("x" * 2000, False),
+    ],
+)
+def test_patterns_that_could_hang_are_not_harmless(pattern, fine):
+    assert harmless(pattern) is fine

@@ -16,7 +16,7 @@ ROOT = Path(ad.__file__).parents[1]
 
 
 def test_type_checkers_see_what_is_there_at_run_time():
-    """Public names and configs are imported under TYPE_CHECKING from where they live; a variant may be left out (Any)."""
+    """Public names and configs are imported under TYPE_CHECKING from their homes; a variant may be left out (Any)."""
     tree = ast.parse((ROOT / "adapters/__init__.py").read_text())
     (block,) = [n for n in tree.body if isinstance(n, ast.If)]
     seen = {(n.module, a.name, a.asname) for n in block.body for a in n.names}
