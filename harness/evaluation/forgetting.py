@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import islice
 from typing import Any
 
 import torch
@@ -17,11 +16,15 @@ GENERATED_DOCUMENTS = 200
 
 
 def pinned_texts(source: str) -> list[str]:
-    """The paragraphs of a text file, or `generated:pretraining`, the tiny base model's own kind of documents."""
-    if source == "generated:pretraining":
+    """The paragraphs of a text file, or `generated:arithmetic`: lines of bare equations.
+
+    The tiny base model was trained on other lines of that kind; they hold no question and no worked answer, so that
+    learning the task does not count as remembering.
+    """
+    if source == "generated:arithmetic":
         from harness.tiny.problems import pretraining_documents
 
-        return list(islice(pretraining_documents(seed=1, count=GENERATED_DOCUMENTS), GENERATED_DOCUMENTS))
+        return list(pretraining_documents(seed=1, count=GENERATED_DOCUMENTS, bare_share=1.0))
     path = ROOT / source
     if not path.is_file():
         raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,11 @@ def test_the_text_is_pinned(small_job: Any, data_dir: Path, tmp_path: Path) -> N
     changed.write_text("\n\n")
     with pytest.raises(BadInput, match="no text in this file"):
         pinned_texts(str(changed))
+
+
+def test_the_embedded_benchmarks_text_is_not_of_the_tasks_form() -> None:
+    """Bare equations only, with none of the prompt's or the response's words."""
+    texts = pinned_texts("generated:arithmetic")
+    assert len(texts) == 200
+    assert all(re.fullmatch(r"[0-9+*=.\-/()\n ]+", text) for text in texts)
+    assert not any(word in "\n".join(texts) for word in ("Question", "Answer", "####", "answer is"))
