@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,8 +35,10 @@ $(VENV)/.sweeps: requirements/sweeps.lock $(VENV)/.test
 run: setup ## train antipasto_dplr on the tiny benchmark (about a minute), or what ARGS says: make run ARGS="variant=lora seed=1"
 	$(BIN)/python train.py $(or $(ARGS),benchmark=tiny variant=antipasto_dplr lora_rank=8)
 
-sweep: $(VENV)/.sweeps ## several runs, skipping finished ones: make sweep ARGS="variant=lora,dora seed=0,1"
+sweep: setup ## several runs, skipping finished ones: make sweep ARGS="variant=lora,dora seed=0,1"
 	$(BIN)/python train.py -m $(or $(ARGS),experiment=quick variant=lora,antipasto_dplr)
+
+launchers: $(VENV)/.sweeps ## add the joblib, submitit and Ray launchers, for sweeps in several processes (docs/sweeps.md)
 
 test: $(VENV)/.sweeps ## run the tests, one process per core; one variant's with make test ARGS="-k lora"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
