@@ -11,76 +11,34 @@ import numpy as np
 import pytest
 
 from harness.errors import BadInput
-from harness.evaluation.metrics import to_bits
 from harness.records.store import read_records
 from harness.report.markdown import BEGIN, END, markdown, with_table
 from harness.report.publish import check, publish, rebuild, show
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.table import rows
 from harness.run import run
+from tests import factory
 from tests.report.conftest import redirected
 
 QUESTIONS = 40
 
 
-def record(
-    variant: str = "lora", seed: int = 0, right: list[bool] | None = None, status: str = "done", **more: Any
-) -> dict[str, Any]:
-    """A record as a run writes it, with the figures a table needs."""
+def record(variant: str = "lora", seed: int = 0, right: list[bool] | None = None, **more: Any) -> dict[str, Any]:
+    """A record with figures that are easily found in a table."""
     right = [n % 4 == 0 for n in range(QUESTIONS)] if right is None else right
-    metrics = {
-        "accuracy": sum(right) / len(right),
-        "correct": sum(right),
-        "total": len(right),
-        "flexible_accuracy": 0.5,
-        "truncated": 2,
-        "no_answer": 0,
-        "questions_hash": "q",
-        "correct_bits": to_bits(right),
-    }
-    made = {
-        "schema_version": 1,
-        "run_id": f"tiny-tiny__{variant}__r8__lr0.005__none__s400__seed{seed}",
-        "benchmark": "tiny",
-        "model": "tiny",
-        "variant": variant,
-        "rank": 8,
-        "lora_rank": None,
-        "lr": 0.005,
-        "quantization": "none",
-        "seed": seed,
-        "status": status,
-        "trainable_params": 1234567,
-        "code_hash": "c",
-        "science_hash": "s",
-    }
-    if status == "done":
-        made |= {
-            "adapter_file_bytes": 45678,
-            "test": metrics,
-            "valid": metrics,
-            "train": {"tokens_per_s": 4321.0, "loss_first": 2.0, "loss_last": 1.0},
-            "memory": {"train": {"peak_rss_gb": 1.25}, "eval": {"peak_rss_gb": 0.75}},
-            "cost": {"attach_seconds": 0.1, "added_macs_per_token": 5.0},
-            "health": {"moved": True},
-            "forgetting": 0.01,
-            "seconds": 61.0,
-        }
+    made = factory.record(variant, seed, right=right, params=1234567, status=more.get("status", "done"))
+    if made["status"] == "done":
+        made["train"]["tokens_per_s"] = 4321.0
+        made["memory"] = {"train": {"peak_rss_gb": 1.25}, "eval": {"peak_rss_gb": 0.75}}
+        made |= {"adapter_file_bytes": 45678, "seconds": 61.0}
     return made | more
-
-
-def write(folder: Path, *records: dict[str, Any]) -> Path:
-    for r in records:
-        (folder / r["run_id"]).mkdir(parents=True)
-        (folder / r["run_id"] / "result.json").write_text(json.dumps(r))
-    return folder
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
 def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> None:
     """Each with a reason; a table from the rest is the table without them."""
     good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
-    write(tmp_path, *good)
+    factory.write(tmp_path, *good)
     alone = markdown(rows(read_records([tmp_path]).records), {})
     broken: dict[str, Any] = {
         "empty": "",
@@ -89,7 +47,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
         "list": "[1, 2]",
         "text": '"done"',
         "foreign": '{"accuracy": 0.9}',
-        "newer": json.dumps(record(run_id="newer", schema_version=2)),
+        "newer": json.dumps(record(run_id="newer", schema_version=3)),
         "copied": json.dumps(record()),
         "interrupted": json.dumps(record(run_id="interrupted", status="interrupted")),
         "odd": json.dumps(record(run_id="odd", status="half done")),
@@ -104,8 +62,8 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
         (tmp_path / name / "result.json").write_bytes(data)
     (tmp_path / "started").mkdir()
     (tmp_path / "a file").write_text("")
-    write(tmp_path / "published", record("dora"))
-    write(tmp_path / ".replaced", record("pissa"))
+    factory.write(tmp_path / "published", record("dora"))
+    factory.write(tmp_path / ".replaced", record("pissa"))
 
     found = read_records([tmp_path, tmp_path / "no such folder"])
     assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
@@ -167,7 +125,7 @@ def repository(tmp_path: Path, monkeypatch: Any) -> Path:
 
 
 def test_check_fails_on_any_changed_figure(repository: Path) -> None:
-    published = write(repository / "runs" / "published", record(seed=0), record("hra"))
+    published = factory.write(repository / "runs" / "published", record(seed=0), record("hra"))
     rebuild()
     check()
     readme, csv = repository / "README.md", repository / "reports" / "results.csv"
