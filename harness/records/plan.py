@@ -20,6 +20,7 @@ from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
 from harness.measure.provenance import provenance
 from harness.paths import under_root
 from harness.records.ids import RESULTS_VERSION, code_hash, engine_hash, run_id, science
+from harness.records.lock import lock
 from harness.records.record import FINAL, SCHEMA_VERSION, Record, checked
 from harness.records.store import read_record, write_record
 
@@ -126,6 +127,7 @@ def begin(plan: Plan) -> float:
         keep.mkdir(exist_ok=True)
         plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (plan.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    _remove_temporary(plan.folder)
     write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(plan.job.composed))
     started = plan.stamps | {"earlier": earlier, "began": time.time()}
     write_text(plan.folder / "checkpoint" / "started.json", json.dumps(started))
@@ -149,6 +151,22 @@ def finish(plan: Plan, facts: dict[str, Any]) -> Record:
     if record["status"] in FINAL:
         shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)
     return record
+
+
+def tidy(plan: Plan) -> None:
+    """Removes what a kill left in the folder of a finished run: its checkpoint, and old temporary files."""
+    _remove_temporary(plan.folder)
+    if (plan.folder / "checkpoint").exists():
+        with lock(plan.job.runs_dir, plan.id):
+            if decide(plan).action == "skip":  # no other process has begun it again
+                shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Temporary files older than a day: no process still writes them."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoint/.*.tmp")]:
+        if time.time() - path.lstat().st_mtime > 86400:
+            path.unlink(missing_ok=True)
 
 
 def lacking(plan: Plan) -> list[str]:

@@ -13,7 +13,7 @@ from harness.paths import PUBLISHED, ROOT
 from harness.records.record import Record
 from harness.records.store import read_records
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
-from harness.report.markdown import grid, markdown, markdown_table, with_example, with_table
+from harness.report.markdown import grid, markdown, markdown_table, readme
 from harness.report.others import Reference, references
 from harness.report.page import page
 from harness.report.plots import Losses, figures
@@ -33,7 +33,7 @@ def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
     found = read_records([published])
     frame = rows(found.records)
     table = markdown(frame, capabilities()) + ("" if frame.empty else f"\n\n{MORE}")
-    texts = {README: with_example(with_table(README.read_text(), table), found.records)}
+    texts = {README: readme(README.read_text(encoding="utf-8"), table, found.records)}
     texts |= {REPORTS / name: text for name, text in files(frame, found.records, [published]).items()}
     return texts, found.skipped
 
@@ -47,12 +47,18 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
         for title, part in (() if frame.empty else frame.groupby("section", sort=False))
     }
     made = {
-        "results.csv": frame.to_csv(index=False, float_format=DIGITS),
-        "pairs.csv": pair_rows(records).to_csv(index=False, float_format=DIGITS),
+        "results.csv": _csv(frame),
+        "pairs.csv": _csv(pair_rows(records)),
         "results.md": _markdown(frame, drawn, published),
         "index.html": page(frame, able, drawn, published),
     }
     return made | {_plot(title, name): svg for title, of in drawn.items() for name, svg in of.items()}
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Texts that a spreadsheet would take for a formula get an apostrophe in front."""
+    safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in tuple("=+-@\t\r") else v)
+    return safe.to_csv(index=False, float_format=DIGITS)
 
 
 def _plot(title: str, name: str) -> str:
@@ -97,7 +103,7 @@ def _markdown(frame: pd.DataFrame, drawn: dict[str, dict[str, str]], published: 
             parts += ["Learning rates, on validation:", "\n".join(grid(RATE_COLUMNS, body))]
         parts += [f"![{name}]({_plot(str(title), name)})" for name in drawn[str(title)]]
     for r in published:
-        parts += [f"**{r.title}** (theirs, not run here)", "\n".join(grid(r.head, r.body))]
+        parts += [f"**{r.title}** (not run here)", "\n".join(grid(r.head, r.body))]
         parts.append(f"{r.note} Source: <{r.source}>.")
     return "\n\n".join(parts) + "\n"
 

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-
 Right = NDArray[np.bool_]  # (seeds, questions)
 RESAMPLES = 4000
 ALPHA, POWER = 0.05, 0.80
@@ -96,9 +95,9 @@ def standard_error(arms: list[Right]) -> tuple[float, float]:
     var(question means of the difference)/Q holds everything but the seeds; each arm adds its seeds' own variance/S.
     As for readers × cases in radiology (Hillis 2007, Statistics in Medicine 26).
 
-    With unequal numbers of seeds, or only two, the seeds' part has the smaller arm's degrees of freedom. Satterthwaite's
-    own are then estimated from two or three values; where their spread happens to be small, so do the critical values
-    become: 7 to 10 % false positives at a nominal 5 %.
+    With unequal numbers of seeds, or only two, the seeds' part has the smaller arm's degrees of freedom:
+    Satterthwaite's own come from so few values that a small spread by luck gives a small critical value, and 7 to 10 %
+    false positives.
     """
     by_question = arms[0].mean(axis=0) - (arms[1].mean(axis=0) if len(arms) == 2 else 0.0)
     questions = len(by_question)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.paths import ROOT
-from harness.records.record import HealthReport, Record
+from harness.records.record import HealthReport, Record, one_line
 from harness.report.stats import wilson
 
 TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
@@ -32,7 +32,7 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     if record["status"] != "done":
         return [
-            f"  status      {record['status']}: {record.get('error', {}).get('message', '')}",
+            f"  status      {record['status']}: {one_line(record.get('error', {}).get('message', ''))}",
             f"  folder      {folder}",
         ]
     test, valid = record["test"], record["valid"]
@@ -42,7 +42,7 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
         f"  test        {percent(test)}  ({test['correct']}/{test['total']}, 95 % interval; {flexible})",
         f"  validation  {percent(valid)}  ({valid['correct']}/{valid['total']})",
         f"  parameters  {record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes",
-        f"  peak memory {', '.join(peaks)}",
+        f"  peak memory {', '.join(peaks) or 'not measured (another run came first in this process)'}",
     ]
     if "platinum" in record:
         lines.insert(1, platinum_line(record["platinum"]))

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.records.record import Record
+from harness.hashing import sha256
+from harness.records.record import Record, one_line
 from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
-from harness.report.sections import Cell, Section, roles, sections
+from harness.report.sections import Cell, Section, asked, roles, sections
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.summary import peak
 
@@ -27,11 +28,23 @@ COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
 
 
 def cells(records: list[Record]) -> dict[str, list[Record]]:
-    """Run id without its seed → the runs that differ in nothing else."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(re.sub(r"__seed\d+", "", record["run_id"]), []).append(record)
-    return groups
+    """Cell name → runs that differ in nothing but their seed. The name is the run id without the seed.
+
+    Runs of one such name that differ in more all the same (data, defaults or scorer have changed between them) are not
+    averaged: the largest group has the name, the others the name and a hash.
+    """
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for record in sorted(records, key=lambda r: r["status"] != "done"):
+        same = groups.setdefault(re.sub(r"__seed\d+", "", record["run_id"]), {})
+        settings = sha256({k: v for k, v in record["science"].items() if k != "seed"})[:8]
+        questions = sha256(asked(record))[:8] if record["status"] == "done" else ""
+        fitting = [key for key in same if key.startswith(settings)]  # where a failed run belongs
+        same.setdefault((questions and settings + questions) or next(iter(fitting), settings), []).append(record)
+    made: dict[str, list[Record]] = {}
+    for name, same in groups.items():
+        largest = max(same, key=lambda key: len(same[key]))
+        made |= {name if key == largest else f"{name}__{sha256(key)[:8]}": runs for key, runs in same.items()}
+    return made
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -87,7 +100,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     if not done:
         return row | dict.fromkeys(MEASURED + OPTIONAL)
     tests = [r["test"] for r in done]
-    assert cell.asked is not None
+    meter, peaks = _memory(done)
     low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
     return (
         row
@@ -100,9 +113,9 @@ def _row(cell: Cell) -> dict[str, Any]:
             "questions": tests[0]["total"],
             "truncated": float(np.mean([t["truncated"] / t["total"] for t in tests])),
             "file_bytes": first["adapter_file_bytes"],
-            "memory": (peak(first["memory"], "eval") or ("", 0.0))[0],
-            "peak_train_gb": _median([p[1] for r in done if (p := peak(r["memory"], "train"))]),
-            "peak_eval_gb": _median([p[1] for r in done if (p := peak(r["memory"], "eval"))]),
+            "memory": meter,
+            "peak_train_gb": _median(peaks["train"]),
+            "peak_eval_gb": _median(peaks["eval"]),
             "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
             "seconds": _median([r["seconds"] for r in done]),
             "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
@@ -145,6 +158,13 @@ def _place(name: str, found: list[Curve]) -> dict[str, Any]:
     }
 
 
+def _memory(done: list[Record]) -> tuple[str, dict[str, list[float]]]:
+    """The meter, and its peaks by phase over the seeds; "" where none was read. Two meters are never mixed."""
+    read = {phase: [p for r in done if (p := peak(r["memory"], phase))] for phase in ("train", "eval")}
+    meter = min((kind for kind, _ in read["train"] + read["eval"]), default="")
+    return meter, {phase: [gb for kind, gb in peaks if kind == meter] for phase, peaks in read.items()}
+
+
 def _overhead(row: dict[str, Any], floors: list[dict[str, Any]]) -> dict[str, Any]:
     """Peaks above the evaluation peak of the untrained model in the same quantization, by the same meter."""
     same = [f for f in floors if f["quantization"] == row["quantization"] and f["memory"] == row["memory"]]
@@ -168,4 +188,4 @@ def _nats(record: Record) -> float | None:
 def _device(record: Record) -> str:
     p = record.get("provenance", {})
     threads = "" if p.get("cuda") else f", {p.get('threads', '?')} threads"
-    return p.get("device", "an unnamed device") + threads
+    return one_line(p.get("device", "unknown device") + threads)
