@@ -40,11 +40,11 @@ class Peaks(TypedDict, total=False):
     peak_rss_gb: float
 
 
-class Cost(TypedDict, total=False):
+class Cost(TypedDict):
     attach_seconds: float
     added_macs_per_token: float
-    forward_ms: float
-    backward_ms: float
+    forward_ms: NotRequired[float]
+    backward_ms: NotRequired[float]
 
 
 class Forgetting(TypedDict):

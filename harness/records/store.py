@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def _read(path: Path) -> Record:
     seen = path.stat()
     if not stat.S_ISREG(seen.st_mode) or seen.st_size > LARGEST_FILE:
         raise ValueError(f"not a file of at most {LARGEST_FILE:,} bytes")
-    return _parse(path.resolve(), seen.st_size, seen.st_mtime_ns)
+    return _parse(path, seen.st_size, seen.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -78,8 +79,11 @@ def read_records(folders: Iterable[Path]) -> Records:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    there = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [p for p in there if p.is_dir() and p.name != "published" and not p.name.startswith(".")]
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_dir() and e.name != "published" and not e.name.startswith(".")]
+    return [folder / name for name in sorted(names)]
 
 
 def outcome(folder: Path) -> Record:

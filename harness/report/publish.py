@@ -94,7 +94,7 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
     """File name → bytes of what is published of a run. Raises BadInput unless it is a finished run of this very id."""
     where, folder = f"publish={name}", base / name
     if not NAME.fullmatch(name):
-        raise refuse(where, "not a run id", expected="the name of a folder in runs_dir")
+        raise refuse("publish", "not a run id", got=name, expected="the name of a folder in runs_dir")
     if folder.is_symlink():
         raise refuse(where, "is a link", got=str(folder), expected="a run's own folder")
     contents = {}
@@ -106,10 +106,11 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
             continue
         except OSError as error:
             raise refuse(where, f"{file} cannot be read ({error.strerror}); links are not followed") from None
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_FILE:
+            os.close(handle)
+            raise refuse(where, f"{file} is not a regular file of at most {LARGEST_FILE:,} bytes")
         with open(handle, "rb") as opened:
-            state = os.fstat(handle)
-            if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_FILE:
-                raise refuse(where, f"{file} is not a regular file of at most {LARGEST_FILE:,} bytes")
             contents[file] = opened.read()
     try:
         status = outcome(folder)["status"]

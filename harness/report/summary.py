@@ -23,7 +23,7 @@ def peak(memory: Mapping[str, Mapping[str, Any]], phase: str) -> tuple[str, floa
     """(kind, GB) of a phase's peak: allocated on CUDA, resident set on CPU; None where it was not measured."""
     for key, kind in (("peak_allocated_gb", "GPU"), ("peak_rss_gb", "RSS")):
         if key in memory.get(phase, {}):
-            return kind, memory[phase][key]
+            return kind, float(memory[phase][key])
     return None
 
 
