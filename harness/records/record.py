@@ -5,6 +5,8 @@ Every reader and writer of a record goes through these types; `checked` is the o
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import traceback
 from types import UnionType
@@ -176,6 +178,17 @@ def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
         science = science | {"results_version": 1}
         whole |= {"science": science, "science_hash": sha256(science)}
     return whole | {"schema_version": SCHEMA_VERSION}
+
+
+def parsed(text: str) -> Record:
+    """JSON text as a whole record. Raises ValueError or RecursionError for anything else, NaN and infinity included."""
+    return checked(json.loads(text, parse_constant=_finite, parse_float=_finite))
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"not a finite number, got {text}")
+    return value
 
 
 def checked(raw: Any) -> Record:

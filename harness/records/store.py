@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import stat
 from collections.abc import Iterable
@@ -12,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.files import write_text
-from harness.records.record import OUTCOMES, Record, checked, one_line
+from harness.records.record import OUTCOMES, Record, one_line, parsed
 
 UNREADABLE = (OSError, ValueError, RecursionError)
-LARGEST_FILE = 16_000_000  # bytes; a record has about 4,000
 
 
 def read_record(folder: Path) -> Record | None:
@@ -32,22 +30,15 @@ def write_record(folder: Path, record: Record) -> None:
 
 def _read(path: Path) -> Record:
     seen = path.stat()
-    if not stat.S_ISREG(seen.st_mode) or seen.st_size > LARGEST_FILE:
-        raise ValueError(f"not a file of at most {LARGEST_FILE:,} bytes")
+    if not stat.S_ISREG(seen.st_mode) or seen.st_size > 16_000_000:
+        raise ValueError("not a regular file, or above 16 MB")
     return _parse(path, seen.st_size, seen.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=100_000)
 def _parse(path: Path, size: int, mtime_ns: int) -> Record:
     """A file is parsed once per process: a sweep asks for the same thousand records for each of its jobs."""
-    return checked(json.loads(path.read_text(encoding="utf-8"), parse_constant=_number, parse_float=_number))
-
-
-def _number(text: str) -> float:
-    """A finite number: json reads NaN, Infinity and 1e999 too, which are not JSON or not finite."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"not a finite number, got {text}")
-    return value
+    return parsed(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -79,11 +70,8 @@ def read_records(folders: Iterable[Path]) -> Records:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and e.name != "published" and not e.name.startswith(".")]
-    return [folder / name for name in sorted(names)]
+    entries = sorted(os.scandir(folder), key=lambda e: e.name) if folder.is_dir() else []
+    return [folder / e.name for e in entries if e.is_dir() and e.name != "published" and not e.name.startswith(".")]
 
 
 def outcome(folder: Path) -> Record:
