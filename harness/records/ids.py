@@ -1,4 +1,4 @@
-"""What makes two runs the same: their science, the code that made them, and the run id."""
+"""What makes two runs the same: their settings (`science`), the hash of their code, and the run id."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def lacking(plan: Plan) -> list[str]:
     lines = []
     if job.platinum.is_set and record.get("platinum", {}).get("source") != plan.fingerprints[PLATINUM].content:
         place, names = job.platinum.path or job.platinum.hub, job.platinum.columns.items()
-        odd = ",".join(f"{ours}:{theirs}" for ours, theirs in names if ours != theirs)
+        odd = ",".join(f"{key}:{column}" for key, column in names if key != column)
         place = f"{place} columns={odd}" if odd else place
         lines.append(f"  platinum    not in the record; add it: {command} platinum={place} write=true{where}")
     if job.eval_repeat > 1 + len(record.get("repeat", {}).get("turns", [])):

@@ -17,7 +17,7 @@ UNREADABLE = (OSError, ValueError, RecursionError)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a run folder, or None where there is none that can be read. Not to be changed in place."""
+    """The record of a run folder, or None if there is none or it is damaged. Do not change it in place."""
     try:
         return _read(folder / "result.json")
     except UNREADABLE:
@@ -37,7 +37,7 @@ def _read(path: Path) -> Record:
 
 @functools.lru_cache(maxsize=100_000)
 def _parse(path: Path, size: int, mtime_ns: int) -> Record:
-    """A file is parsed once per process: a sweep asks for the same thousand records for each of its jobs."""
+    """Cached: a sweep reads the same thousand records for each of its jobs."""
     return parsed(path.read_text(encoding="utf-8"))
 
 

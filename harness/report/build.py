@@ -30,12 +30,12 @@ MORE = "Every column, the learning rates and the figures: [reports/results.md](r
 
 def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
     """Path → text of everything that published records give, and what was skipped; writes nothing."""
-    found = read_records([published])
-    frame = rows(found.records)
+    read = read_records([published])
+    frame = rows(read.records)
     table = markdown(frame, capabilities()) + ("" if frame.empty else f"\n\n{MORE}")
-    texts = {README: readme(README.read_text(encoding="utf-8"), table, found.records)}
-    texts |= {REPORTS / name: text for name, text in files(frame, found.records, [published]).items()}
-    return texts, found.skipped
+    texts = {README: readme(README.read_text(encoding="utf-8"), table, read.records)}
+    texts |= {REPORTS / name: text for name, text in files(frame, read.records, [published]).items()}
+    return texts, read.skipped
 
 
 # -- reports/ ----------------------------------------------------------------------------------------------------------
@@ -46,13 +46,13 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
         str(title): figures(str(title), part.reset_index(drop=True), losses(part, folders), _baseline(part))
         for title, part in (() if frame.empty else frame.groupby("section", sort=False))
     }
-    made = {
+    texts = {
         "results.csv": _csv(frame),
         "pairs.csv": _csv(pair_rows(records)),
         "results.md": _markdown(frame, drawn, published),
         "index.html": page(frame, able, drawn, published),
     }
-    return made | {_plot(title, name): svg for title, of in drawn.items() for name, svg in of.items()}
+    return texts | {_plot(title, name): svg for title, of in drawn.items() for name, svg in of.items()}
 
 
 def _csv(frame: pd.DataFrame) -> str:
@@ -73,7 +73,7 @@ def _baseline(part: pd.DataFrame) -> str | None:
 
 def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
     """Loss curves of the first seed of every chosen row whose metrics.jsonl can be read."""
-    found: Losses = {}
+    out: Losses = {}
     for _, row in part[part["chosen"] & part["run"].notna()].iterrows():
         file = next((f for folder in folders if (f := folder / row["run"] / "metrics.jsonl").exists()), None)
         if file is None:
@@ -87,8 +87,8 @@ def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
         cuts = [n * len(points) // parts for n in range(parts + 1)] if parts else []
         groups = [points[a:b] for a, b in pairwise(cuts)]
         if groups:
-            found[row["cell"]] = [(g[-1][0], sum(loss for _, loss in g) / len(g)) for g in groups]
-    return found
+            out[row["cell"]] = [(g[-1][0], sum(loss for _, loss in g) / len(g)) for g in groups]
+    return out
 
 
 def _markdown(frame: pd.DataFrame, drawn: dict[str, dict[str, str]], published: list[Reference]) -> str:

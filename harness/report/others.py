@@ -32,14 +32,14 @@ def read_peft(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:
         raise refuse("compare", "no JSON files", got=str(folder), expected="a folder of PEFT's result files")
-    made, skipped = [], []
+    rows, skipped = [], []
     for file in files:
         try:
-            made.append(_peft_row(file.stem, json.loads(file.read_text(encoding="utf-8"))))
+            rows.append(_peft_row(file.stem, json.loads(file.read_text(encoding="utf-8"))))
         except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             skipped.append(one_line(f"{file.name}: not a result of PEFT's method_comparison ({why})"))
-    frame = pd.DataFrame(made)
+    frame = pd.DataFrame(rows)
     if not frame.empty:
         frame = frame.sort_values(["section", "accuracy", "cell"], ascending=[True, False, True], ignore_index=True)
     return frame, skipped

@@ -124,17 +124,17 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
 def show(runs_dir: str, compare: str = "") -> None:
     """Published and local runs together, and PEFT's results from `compare`: on the terminal and in reports/local/."""
     base = under_root(runs_dir)
-    found = read_records([base, PUBLISHED])
+    read = read_records([base, PUBLISHED])
     others, skipped = read_peft(Path(compare)) if compare else (pd.DataFrame(), [])
-    for line in found.skipped + skipped:
+    for line in read.skipped + skipped:
         print(f"not counted: {line}")
-    frames = [frame for frame in (rows(found.records), others) if not frame.empty]
+    frames = [frame for frame in (rows(read.records), others) if not frame.empty]
     shown = pd.concat(frames or [pd.DataFrame()], ignore_index=True)
     if shown.empty:
         print("no finished runs yet")
         return
     local = REPORTS / "local"
-    _write({local / name: text for name, text in files(shown, found.records, [base, PUBLISHED]).items()})
+    _write({local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()})
     brief = shown[["cell", "seeds", "accuracy", "low", "high", "params", "tokens_per_s", "seconds"]]
     print(brief.to_string(index=False, float_format=lambda v: f"{v:,.3f}"))
     print(f"tables and figures: {local}")

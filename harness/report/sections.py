@@ -1,4 +1,4 @@
-"""Which runs may share a comparison, which learning rate stands for a variant, and what differs from the baseline."""
+"""Which runs may be compared: cells (runs that differ in their seed alone) and sections (cells of one protocol)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def roles() -> Roles:
     return Roles(**yaml.safe_load((CONF / "report.yaml").read_text())["report"])
 
 
-def asked(record: Record) -> tuple[str, int] | None:
+def questions_of(record: Record) -> tuple[str, int] | None:
     """Hash of a record's test questions and version of its scorer; None where the run is not done."""
     return (record["test"]["questions_hash"], record["test"]["scorer_version"]) if record["status"] == "done" else None
 
@@ -59,9 +59,9 @@ class Cell:
         return np.array([from_bits(r["test"]["correct_bits"], r["test"]["total"]) for r in self.done])
 
     @property
-    def asked(self) -> tuple[str, int] | None:
+    def questions(self) -> tuple[str, int] | None:
         """Hash of the test questions and version of the scorer; None where no run is done."""
-        return asked(self.first)
+        return questions_of(self.first)
 
     @property
     def setting(self) -> str:
@@ -102,14 +102,16 @@ class Section:
     """Cells that may be compared: same benchmark, model, protocol, test questions and version of the scorer."""
 
     setting: str
-    asked: tuple[str, int] | None
+    questions: tuple[str, int] | None
     protocol: dict[str, Any]
     cells: list[Cell] = field(default_factory=list)
     title: str = ""
 
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
-        if cell.setting != self.setting or (cell.asked != self.asked and None not in (cell.asked, self.asked)):
+        if cell.setting != self.setting or (
+            cell.questions != self.questions and None not in (cell.questions, self.questions)
+        ):
             return False
         if cell.trained:
             return cell.protocol == self.protocol
@@ -118,22 +120,22 @@ class Section:
 
 def sections(cells: list[Cell]) -> list[Section]:
     """Every cell in its section; the floor and cells of failed runs in each section that they fit."""
-    made: list[Section] = []
-    for cell in sorted(cells, key=lambda c: (not c.trained, c.asked is None, c.name)):
-        fitting = [s for s in made if s.takes(cell)]
+    out: list[Section] = []
+    for cell in sorted(cells, key=lambda c: (not c.trained, c.questions is None, c.name)):
+        fitting = [s for s in out if s.takes(cell)]
         if not fitting:
-            made.append(Section(cell.setting, cell.asked, cell.protocol))
-            fitting = made[-1:]
+            out.append(Section(cell.setting, cell.questions, cell.protocol))
+            fitting = out[-1:]
         for section in fitting:
             section.cells.append(cell)
-    made.sort(key=lambda s: (s.setting, -len(s.cells), s.cells[0].name))
+    out.sort(key=lambda s: (s.setting, -len(s.cells), s.cells[0].name))
     titles: set[str] = set()
-    for section in made:
-        title = _title(section, [s for s in made if s.setting == section.setting and s is not section])
+    for section in out:
+        title = _title(section, [s for s in out if s.setting == section.setting and s is not section])
         same = sum(t == title or t.startswith(f"{title} #") for t in titles)
         section.title = f"{title} #{same + 1}" if same else title
         titles.add(section.title)
-    return made
+    return out
 
 
 def _title(section: Section, others: list[Section]) -> str:
@@ -142,8 +144,8 @@ def _title(section: Section, others: list[Section]) -> str:
     names = {k for o in others for k in o.protocol.keys() & section.protocol.keys()}
     differing = sorted(k for k in names if any(o.protocol.get(k) != section.protocol[k] for o in others))
     parts += [one_line(f"{k} {str(section.protocol[k])[:24]}") for k in differing]
-    if section.asked and any(o.asked and o.asked[0] != section.asked[0] for o in others):
-        parts.append(f"questions {section.asked[0][:8]}")
-    if section.asked and any(o.asked and o.asked[1] != section.asked[1] for o in others):
-        parts.append(f"scorer {section.asked[1]}")
+    if section.questions and any(o.questions and o.questions[0] != section.questions[0] for o in others):
+        parts.append(f"questions {section.questions[0][:8]}")
+    if section.questions and any(o.questions and o.questions[1] != section.questions[1] for o in others):
+        parts.append(f"scorer {section.questions[1]}")
     return ", ".join(parts)

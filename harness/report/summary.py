@@ -10,7 +10,7 @@ from harness.paths import ROOT
 from harness.records.record import HealthReport, Record, one_line
 from harness.report.stats import wilson
 
-TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
+TRUNCATED = 0.02  # share of unfinished answers above which a warning is shown
 
 
 def percent(metrics: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def peak(memory: Mapping[str, Mapping[str, Any]], phase: str) -> tuple[str, floa
 
 
 def summary_lines(record: Record, folder: Path) -> list[str]:
-    """What a user wants to know when a run ends."""
+    """The last lines of a run."""
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     if record["status"] != "done":
         return [
@@ -58,32 +58,38 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
     return lines + [f"  WARNING     {text}" for text in warnings(record)]
 
 
-def platinum_line(found: Mapping[str, Any]) -> str:
+def platinum_line(scores: Mapping[str, Any]) -> str:
     """Accuracy by corrected references."""
-    missing = f"{found['not_found']} of its questions were not asked"
-    if "accuracy" not in found:
+    missing = f"{scores['not_found']} of its questions are not in the test set"
+    if "accuracy" not in scores:
         return f"  platinum    –  ({missing})"
-    return f"  platinum    {percent(found)}  ({found['correct']}/{found['total']} by corrected references; {missing})"
-
-
-def repeat_line(found: Mapping[str, Any]) -> str:
-    """What answering in another batch order changed."""
-    turns = "; ".join(
-        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in found["turns"]
+    return (
+        f"  platinum    {percent(scores)}  ({scores['correct']}/{scores['total']} by corrected references; {missing})"
     )
-    return f"  repeat      accuracy differs by {100 * found['largest_difference']:.1f} points in other orders ({turns})"
+
+
+def repeat_line(repeat: Mapping[str, Any]) -> str:
+    """How other batch orders changed the answers."""
+    turns = "; ".join(
+        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in repeat["turns"]
+    )
+    return (
+        f"  repeat      accuracy differs by {100 * repeat['largest_difference']:.1f} points in other orders ({turns})"
+    )
 
 
 def warnings(record: Record) -> list[str]:
-    """What speaks against a finished run's figures: failed checks, and answers that the token limit cut off."""
-    made = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
+    """What speaks against a finished run's figures: failed checks and unfinished answers."""
+    out = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
     for split in ("test", "valid"):
         cut, total = record[split]["truncated"], record[split]["total"]
         if cut > TRUNCATED * total:
             limit = record.get("science", {}).get("max_new_tokens")
             more = f"eval.max_new_tokens={2 * limit if limit else '<more>'}"
-            made.append(f"{100 * cut / total:.1f} % of {split} answers were cut off and are wrong; {more} allows more")
-    return made
+            out.append(
+                f"{100 * cut / total:.1f} % of {split} answers hit the token limit and count as wrong; raise it: {more}"
+            )
+    return out
 
 
 def unhealthy(health: HealthReport) -> list[str]:
