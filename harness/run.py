@@ -23,7 +23,7 @@ from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
 from harness.loss import refuse_scaled_logits
 from harness.measure.meters import Meters
 from harness.records.lock import check_writable, lock
-from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, plan
+from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, plan, tidy
 from harness.records.record import Record, error_of
 from harness.records.run_log import RunLog
 from harness.records.tracking import NoTracker, Wandb, start_tracking
@@ -54,6 +54,7 @@ def run(job: Job, *, in_sweep: bool = False) -> Record:
             if planned.action != "skip":
                 return _do(planned, in_sweep=in_sweep)
     assert planned.record is not None
+    tidy(planned)
     print(f"{planned.id}: finished already, skipped (force=true runs it again)", flush=True)
     lines = [] if in_sweep else summary_lines(planned.record, planned.folder)
     print("".join(f"{line}\n" for line in lines + lacking(planned)), end="", flush=True)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from harness.evaluation.metrics import to_bits
+from harness.hashing import sha256
+from harness.records.record import SCHEMA_VERSION
 
 SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": "Q: {query}", "valid_size": 100}
 TRAINED = {"data.train": "sha256:d", "steps": 400, "batch_size": 16, "weight_decay": 0.1}
@@ -30,22 +32,26 @@ def record(
     quantization: str = "none",
     peak: str = "peak_rss_gb",
     rank: int = 8,
+    right: list[bool] | None = None,
     **science: Any,
 ) -> dict[str, Any]:
-    """skill: logits above a coin's. Questions and validation questions are the same for every record of one `asked`."""
+    """skill: logits above a coin's. Questions and validation questions are the same for every record of one `asked`.
+
+    right: which test questions were answered correctly, instead of drawing them.
+    """
     trained = lr is not None
     name = (
         f"tiny-tiny__{variant}__r{rank}__lr{lr:g}__{quantization}__s400"
         if trained
         else f"tiny-tiny__{variant}__{quantization}"
     )
-    own = {"variant": variant, "quantization": quantization, "scorer_version": 1} | SHARED
+    own = {"variant": variant, "quantization": quantization, "scorer_version": 1, "results_version": 1} | SHARED
     own |= TRAINED | {"lr": lr, "seed": seed, "adapter.r": rank, "calibration_examples": 128} if trained else {}
     own |= science
     odd = f"__{zlib.crc32(json.dumps(science, sort_keys=True).encode()):08x}" if science else ""
     seen = np.random.default_rng([*variant.encode(), seed or 0, round(1e6 * (lr or 0))])
     made: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "run_id": f"{name}__seed{seed}{odd}" if trained else f"{name}{odd}",
         "benchmark": "tiny",
         "model": "tiny",
@@ -59,7 +65,10 @@ def record(
         "status": status,
         "trainable_params": params if trained else 0,
         "science": own,
+        "science_hash": sha256(own),
         "code_hash": f"code of {variant}",
+        "engine_hash": "engine",
+        "results_version": 1,
         "provenance": {"device": "AMD EPYC", "cuda": None, "threads": 2, "dirty": False},
     }
     if status != "done":
@@ -67,18 +76,8 @@ def record(
     for split, size in (("valid", 100), ("test", questions)):
         hard = np.random.default_rng([size, *asked.encode()]).normal(0, 1.3, size)
         chance = 1 / (1 + np.exp(-(hard + skill + 0.1 * seen.normal())))
-        right = [bool(b) for b in seen.random(size) < chance]
-        made[split] = {
-            "accuracy": sum(right) / size,
-            "correct": sum(right),
-            "total": size,
-            "flexible_accuracy": min(1.0, sum(right) / size + 0.02),
-            "truncated": 0,
-            "no_answer": 1,
-            "questions_hash": asked,
-            "correct_bits": to_bits(right),
-            "scorer_version": scorer,
-        }
+        drawn = [bool(b) for b in seen.random(size) < chance]
+        made[split] = scores(drawn if right is None or split == "valid" else right, asked, scorer)
     made |= {
         "adapter_file_bytes": 4 * made["trainable_params"] + 900,
         "memory": {
@@ -90,8 +89,25 @@ def record(
         "seconds": 60.0 + seen.random(),
     }
     if trained:
-        made["train"] = {"tokens_per_s": 4000.0 + 200 * seen.random(), "loss_first": 1.5, "loss_last": 0.5}
+        speed = 4000.0 + 200 * seen.random()
+        made["train"] = {"loss_first": 1.5, "loss_last": 0.5, "tokens_per_s": speed, "tokens": 200_000}
+        made["train"]["seconds"] = 200_000 / speed
     return made
+
+
+def scores(right: list[bool], asked: str = "q", scorer: int = 1) -> dict[str, Any]:
+    """A record's `test` or `valid`."""
+    return {
+        "accuracy": sum(right) / len(right),
+        "correct": sum(right),
+        "total": len(right),
+        "flexible_accuracy": min(1.0, sum(right) / len(right) + 0.02),
+        "truncated": 0,
+        "no_answer": 1,
+        "questions_hash": asked,
+        "correct_bits": to_bits(right),
+        "scorer_version": scorer,
+    }
 
 
 def write(folder: Path, *records: dict[str, Any]) -> Path:

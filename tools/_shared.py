@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import refuse
+from harness.files import write_text
 from harness.paths import under_root
 
 if TYPE_CHECKING:
@@ -86,4 +87,4 @@ def write_json(out: str, content: dict[str, Any], device: str) -> None:
     from harness.measure.provenance import provenance
 
     if out:
-        under_root(out).write_text(json.dumps(content | {"provenance": provenance(device)}, indent=1) + "\n")
+        write_text(under_root(out), json.dumps(content | {"provenance": provenance(device)}, indent=1) + "\n")

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from harness.cli.arguments import parse
+from harness.files import write_text
 from harness.paths import ROOT
 from tools._shared import one_of
 
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
         one_of("only", only, (d.name for d in DRILLS))
     rows = [perform(drill) for drill in DRILLS if only in ("", drill.name)]
     if not only:
-        PAGE.write_text(page(rows))
+        write_text(PAGE, page(rows))
         print(f"{PAGE.relative_to(ROOT)} written")
     if any(row.word == "FAILED" for row in rows):
         raise SystemExit(1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.files import write_text
 from harness.paths import ROOT
 
 FILE = ROOT / "tests" / "records" / "golden.json"
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
         return
     if FILE.exists() and json.loads(FILE.read_text())["results_version"] >= RESULTS_VERSION:
         raise SystemExit(f"{FILE.relative_to(ROOT)}: is of version {RESULTS_VERSION}. Raise RESULTS_VERSION first.")
-    FILE.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+    write_text(FILE, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 
 
 def golden_run(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.arguments import parse
+from harness.files import write_text
 from harness.paths import ROOT
 from harness.report.markdown import fill_block, grid
 from tools.bench_memory import KINDS
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     if args.check and changed:
         raise SystemExit(f"{', '.join(names)}: not what the JSON files give. Run `make docs`.")
     for path in changed:
-        path.write_text(texts[path])
+        write_text(path, texts[path])
     print("\n".join(f"{name} rebuilt" for name in names) or "all pages are up to date")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.arguments import parse
+from harness.files import write_text
 from harness.paths import under_root
 from tools._shared import calibration, variants
 
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> None:
         answers[name] = {q: probe(name, q, device) for q in QUANTIZATIONS}
         print(f"{name:18}" + "  ".join(f"{q}: {answer}" for q, answer in answers[name].items()), flush=True)
     if args.out:
-        under_root(args.out).write_text(json.dumps({"device": device, "variants": answers}, indent=1) + "\n")
+        write_text(under_root(args.out), json.dumps({"device": device, "variants": answers}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,10 +19,18 @@ from harness.device import synchronize
 GB = 1e9
 
 
+_first = True  # whether no meter has been created in this process
+
+
 class MemoryMeter:
-    """Peak memory of named phases: allocated and reserved GB on CUDA, peak resident set (RSS) GB on CPU."""
+    """Peak memory of named phases: allocated and reserved GB on CUDA, peak resident set (RSS) GB on CPU.
+
+    A resident set holds what earlier runs of the process left behind, so only the first meter of a process reads it.
+    """
 
     def __init__(self, device: str) -> None:
+        global _first
+        self.fresh, _first = _first, False
         self.cuda = torch.device(device).type == "cuda"
         self.device = device
         self.peaks: dict[str, dict[str, float]] = {}
@@ -39,13 +48,15 @@ class MemoryMeter:
 
     def _read(self) -> dict[str, float]:
         if not self.cuda:
-            return {"peak_rss_gb": peak_rss_bytes() / GB}
+            return {"peak_rss_gb": peak_rss_bytes() / GB} if self.fresh else {}
         allocated = torch.cuda.max_memory_allocated(self.device) / GB
         return {"peak_allocated_gb": allocated, "peak_reserved_gb": torch.cuda.max_memory_reserved(self.device) / GB}
 
 
 def reset_peak_rss() -> None:
-    """Writing 5 to clear_refs makes the kernel forget the process's peak resident set (proc(5)); Linux only."""
+    """Returns freed memory to the kernel and makes it forget the process's peak resident set (proc(5)); Linux only."""
+    with suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -74,9 +85,9 @@ def macs_per_token(model: Any, device: str, tokens: int = 64) -> float:
 
 
 def pass_times(loss: Callable[[], Tensor], device: str, repeats: int = 3) -> dict[str, float]:
-    """Median milliseconds of forward and backward of `loss()` on one batch; gradients are left as they come."""
+    """Median milliseconds of forward and backward of `loss()` on one batch; gradients are left behind."""
     forward, backward = [], []
-    for _ in range(repeats + 1):  # the first run warms up and is left out
+    for _ in range(repeats + 1):  # the first is a warm-up
         synchronize(device)
         t0 = time.perf_counter()
         value = loss()

@@ -1,4 +1,4 @@
-"""Checks that a run was what it claims: identity at the start, every tensor trained, the base model untouched."""
+"""Checks that a run was sound: identity at the start, every tensor trained, the base model untouched."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Accuracies = Mapping[int | None, float]  # validation accuracy by seed
 
 @dataclass(frozen=True)
 class Point:
-    """One learning rate: its mean validation accuracy over the seeds that are compared, and how many those are."""
+    """One learning rate: its mean validation accuracy over the compared seeds, and their number."""
 
     lr: float
     valid: float
@@ -22,7 +22,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """points: by rising rate. best: index of the chosen one. edge: it is the smallest or largest rate tried."""
+    """points: by rising learning rate. best: index of the chosen one. edge: it is the smallest or largest tried."""
 
     points: list[Point]
     best: int
@@ -40,10 +40,10 @@ def validation(record: Record) -> float | None:
 
 
 def choose(curve: Sequence[tuple[float, Accuracies]]) -> Choice:
-    """The rate with the best mean validation accuracy. The test set has no say; ties go to the smaller rate.
+    """The learning rate with the best mean validation accuracy; ties go to the smaller one. Test scores play no part.
 
-    curve: (rate, accuracies) by rising rate, none empty. Compared are the seeds that every rate has, so that no rate
-    wins by an easy seed and further seeds at the chosen rate do not change the choice; all seeds where none is shared.
+    curve: (learning rate, accuracies), ascending, none empty. Only seeds that every learning rate has are compared:
+    an easy seed favours none, and further seeds at the chosen one change nothing. Without a shared seed, all count.
     """
     shared = set.intersection(*(set(by_seed) for _, by_seed in curve))
     points = []

@@ -1,4 +1,4 @@
-"""What makes two runs the same: their science, the code that made them, and the run id."""
+"""What makes two runs the same: their settings (`science`), the hash of their code, and the run id."""
 
 from __future__ import annotations
 
@@ -80,9 +80,8 @@ def _unusual(job: Job, prints: Fingerprints, fingerprinter: Fingerprinter) -> di
 
 
 @functools.cache
-def code_hash(variant: str) -> str:
+def code_hash(variant: str, folder: Path = ROOT / "adapters") -> str:
     """16 digits over the syntax trees of the variant's file and the adapter runtime, without the PEFT exchange."""
-    folder = ROOT / "adapters"
     runtime = [f for f in sorted(folder.glob("_*.py")) if not f.name.startswith(("_peft", "__"))]
     return source_sha256([folder / f"{variant}.py", *runtime])[:16]
 

@@ -20,6 +20,7 @@ from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
 from harness.measure.provenance import provenance
 from harness.paths import under_root
 from harness.records.ids import RESULTS_VERSION, code_hash, engine_hash, run_id, science
+from harness.records.lock import lock
 from harness.records.record import FINAL, SCHEMA_VERSION, Record, checked
 from harness.records.store import read_record, write_record
 
@@ -126,6 +127,7 @@ def begin(plan: Plan) -> float:
         keep.mkdir(exist_ok=True)
         plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (plan.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    _remove_temporary(plan.folder)
     write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(plan.job.composed))
     started = plan.stamps | {"earlier": earlier, "began": time.time()}
     write_text(plan.folder / "checkpoint" / "started.json", json.dumps(started))
@@ -151,6 +153,22 @@ def finish(plan: Plan, facts: dict[str, Any]) -> Record:
     return record
 
 
+def tidy(plan: Plan) -> None:
+    """Removes what a kill left in the folder of a finished run: its checkpoint, and old temporary files."""
+    _remove_temporary(plan.folder)
+    if (plan.folder / "checkpoint").exists():
+        with lock(plan.job.runs_dir, plan.id):
+            if decide(plan).action == "skip":  # no other process has begun it again
+                shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Temporary files older than a day: no process still writes them."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoint/.*.tmp")]:
+        if time.time() - path.lstat().st_mtime > 86400:
+            path.unlink(missing_ok=True)
+
+
 def lacking(plan: Plan) -> list[str]:
     """For a finished run: a line per measurement that the job asks for and the record lacks, with what adds it."""
     job, record = plan.job, plan.record
@@ -161,7 +179,7 @@ def lacking(plan: Plan) -> list[str]:
     lines = []
     if job.platinum.is_set and record.get("platinum", {}).get("source") != plan.fingerprints[PLATINUM].content:
         place, names = job.platinum.path or job.platinum.hub, job.platinum.columns.items()
-        odd = ",".join(f"{ours}:{theirs}" for ours, theirs in names if ours != theirs)
+        odd = ",".join(f"{key}:{column}" for key, column in names if key != column)
         place = f"{place} columns={odd}" if odd else place
         lines.append(f"  platinum    not in the record; add it: {command} platinum={place} write=true{where}")
     if job.eval_repeat > 1 + len(record.get("repeat", {}).get("turns", [])):

@@ -5,6 +5,7 @@ Every reader and writer of a record goes through these types; `checked` is the o
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import traceback
@@ -17,7 +18,10 @@ from harness.hashing import sha256
 SCHEMA_VERSION = 2
 FINAL = ("done", "diverged")  # outcomes; failed and interrupted runs are run again
 OUTCOMES = ("done", "diverged", "failed")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")  # of runs, variants, models: safe in Markdown, HTML, CSV and paths
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")  # safe in Markdown, HTML, CSV and paths
+LARGEST = 1e15  # of any number: beyond it, sums, axes and conversions fail
+SIGNED = ("nats", "added_macs_per_token")  # numbers that may be below zero
+SHARES = ("accuracy", "flexible_accuracy", "largest_difference")
 
 
 class Train(TypedDict):
@@ -38,11 +42,11 @@ class Peaks(TypedDict, total=False):
     peak_rss_gb: float
 
 
-class Cost(TypedDict, total=False):
+class Cost(TypedDict):
     attach_seconds: float
     added_macs_per_token: float
-    forward_ms: float
-    backward_ms: float
+    forward_ms: NotRequired[float]
+    backward_ms: NotRequired[float]
 
 
 class Forgetting(TypedDict):
@@ -110,6 +114,14 @@ class Provenance(TypedDict, total=False):
 Error = TypedDict("Error", {"class": str, "message": str, "traceback": str})
 
 
+class Science(TypedDict, total=False):
+    """The settings that readers compute with; a record's `science` holds many more."""
+
+    batch_size: int
+    max_new_tokens: int
+    calibration_examples: int
+
+
 class Record(TypedDict):
     schema_version: int
     run_id: str
@@ -168,6 +180,17 @@ def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     return whole | {"schema_version": SCHEMA_VERSION}
 
 
+def parsed(text: str) -> Record:
+    """JSON text as a whole record. Raises ValueError or RecursionError for anything else, NaN and infinity included."""
+    return checked(json.loads(text, parse_constant=_finite, parse_float=_finite))
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"not a finite number, got {text}")
+    return value
+
+
 def checked(raw: Any) -> Record:
     """`raw` as a whole record. Raises ValueError, naming the key, for anything that could not stand in a table."""
     if not isinstance(raw, dict):
@@ -179,14 +202,22 @@ def checked(raw: Any) -> Record:
     for key in ("run_id", "benchmark", "model", "variant", "quantization"):
         if not NAME.fullmatch(raw[key]):
             raise ValueError(f"{key}: not a name, got {raw[key][:80]!r}")
-    record = cast(Record, raw)
-    if record["status"] == "done":
-        missing = [key for key in (*DONE, *(("train",) if record["lr"] is not None else ())) if key not in record]
-        if missing:
-            raise ValueError(f"{missing[0]} is missing")
+    _check(raw["science"], Science, "science")
+    if raw["lr"] is not None:
+        if raw["lr"] == 0 or raw["steps"] == 0 or not raw["science"].get("batch_size"):
+            raise ValueError("lr, steps and science.batch_size of a trained run: expected numbers above 0")
+    elif raw["steps"] != 0 and raw["status"] == "done":
+        raise ValueError(f"steps: {raw['steps']} of a run without a learning rate")
+    if raw["status"] == "done":
+        missing = [key for key in (*DONE, *(("train",) if raw["lr"] is not None else ())) if key not in raw]
+        if missing or raw["trainable_params"] is None:
+            raise ValueError(f"{missing[0] if missing else 'trainable_params'} is missing")
         for split in ("valid", "test"):
             _check_scores(raw[split], split)
-    return record
+    if "accuracy" in raw.get("platinum", {}):
+        _check(raw["platinum"], Scores, "platinum")
+        _check_scores(raw["platinum"], "platinum")
+    return cast(Record, raw)
 
 
 def _check(value: Any, kind: Any, where: str) -> None:
@@ -218,20 +249,35 @@ def _check(value: Any, kind: Any, where: str) -> None:
             raise ValueError(f"{where}: not a list")
         for item in value:
             _check(item, get_args(kind)[0], where)
-    elif kind is float:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{where}: not a finite number, got {value!r}")
+    elif kind in (int, float):
+        _check_number(value, kind, where)
     elif kind is not Any and type(value) is not kind:
-        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise ValueError(f"{where}: expected {kind.__name__}, got {str(value)[:80]!r}")
     return None
+
+
+def _check_number(value: Any, kind: type, where: str) -> None:
+    name = where.rsplit(".", 1)[-1]
+    least, most = -LARGEST if name in SIGNED else 0, 1 if name in SHARES else LARGEST
+    if type(value) not in (int, kind) or not least <= value <= most:  # NaN is in no range
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{where}: got {str(value)[:80]!r}; expected {expected} from {least:g} to {most:g}")
 
 
 def _check_scores(scores: Scores, split: str) -> None:
     right = from_bits(scores["correct_bits"], scores["total"])
+    if max(scores["truncated"], scores["no_answer"]) > scores["total"]:
+        raise ValueError(f"{split}: truncated or no_answer is above total, {scores['total']}")
     if scores["total"] < 1 or len(right) != scores["total"] or sum(right) != scores["correct"]:
         raise ValueError(f"{split}: correct_bits are not {scores['correct']} of {scores['total']}")
     if abs(scores["accuracy"] - scores["correct"] / scores["total"]) > 1e-9:
         raise ValueError(f"{split}: accuracy {scores['accuracy']} is not {scores['correct']} of {scores['total']}")
+
+
+def one_line(text: str) -> str:
+    """Free text (an error, a device, a setting) as one short line that no page, figure or spreadsheet reads as more."""
+    text = re.sub(r"[<>\[\]|*`$\\]|[^\x20-\x7e\s]|^[\s=+@-]+", " ", text.replace("://", ": //"))
+    return " ".join(re.sub(r"(?i)\bwww\.", "www ", text).split())[:400]
 
 
 def error_of(error: BaseException) -> Error:

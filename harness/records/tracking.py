@@ -1,4 +1,4 @@
-"""Curves and results to Weights & Biases, offline unless asked; records under runs/ are complete without it.
+"""Curves and results to Weights & Biases, offline by default; records under runs/ are complete without it.
 
 wandb is imported only where it is on. Whatever goes wrong in it costs one line and never the run.
 """
@@ -37,7 +37,7 @@ class NoTracker:
 
 
 def start_tracking(plan: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:
-    """The tracker of a run whose folder has been plan. A resumed run goes on with the tracked run it began."""
+    """The tracker of a run whose folder exists. A resumed run continues the tracked run that it began."""
     if plan.job.tracking.name == "none":
         return NoTracker()
     return Wandb(plan, say)

@@ -13,7 +13,7 @@ from harness.paths import PUBLISHED, ROOT
 from harness.records.record import Record
 from harness.records.store import read_records
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
-from harness.report.markdown import grid, markdown, markdown_table, with_example, with_table
+from harness.report.markdown import grid, markdown, markdown_table, readme
 from harness.report.others import Reference, references
 from harness.report.page import page
 from harness.report.plots import Losses, figures
@@ -30,12 +30,12 @@ MORE = "Every column, the learning rates and the figures: [reports/results.md](r
 
 def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
     """Path → text of everything that published records give, and what was skipped; writes nothing."""
-    found = read_records([published])
-    frame = rows(found.records)
+    read = read_records([published])
+    frame = rows(read.records)
     table = markdown(frame, capabilities()) + ("" if frame.empty else f"\n\n{MORE}")
-    texts = {README: with_example(with_table(README.read_text(), table), found.records)}
-    texts |= {REPORTS / name: text for name, text in files(frame, found.records, [published]).items()}
-    return texts, found.skipped
+    texts = {README: readme(README.read_text(encoding="utf-8"), table, read.records)}
+    texts |= {REPORTS / name: text for name, text in files(frame, read.records, [published]).items()}
+    return texts, read.skipped
 
 
 # -- reports/ ----------------------------------------------------------------------------------------------------------
@@ -46,13 +46,19 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
         str(title): figures(str(title), part.reset_index(drop=True), losses(part, folders), _baseline(part))
         for title, part in (() if frame.empty else frame.groupby("section", sort=False))
     }
-    made = {
-        "results.csv": frame.to_csv(index=False, float_format=DIGITS),
-        "pairs.csv": pair_rows(records).to_csv(index=False, float_format=DIGITS),
+    texts = {
+        "results.csv": _csv(frame),
+        "pairs.csv": _csv(pair_rows(records)),
         "results.md": _markdown(frame, drawn, published),
         "index.html": page(frame, able, drawn, published),
     }
-    return made | {_plot(title, name): svg for title, of in drawn.items() for name, svg in of.items()}
+    return texts | {_plot(title, name): svg for title, of in drawn.items() for name, svg in of.items()}
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Texts that a spreadsheet would take for a formula get an apostrophe in front."""
+    safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in tuple("=+-@\t\r") else v)
+    return safe.to_csv(index=False, float_format=DIGITS)
 
 
 def _plot(title: str, name: str) -> str:
@@ -67,7 +73,7 @@ def _baseline(part: pd.DataFrame) -> str | None:
 
 def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
     """Loss curves of the first seed of every chosen row whose metrics.jsonl can be read."""
-    found: Losses = {}
+    out: Losses = {}
     for _, row in part[part["chosen"] & part["run"].notna()].iterrows():
         file = next((f for folder in folders if (f := folder / row["run"] / "metrics.jsonl").exists()), None)
         if file is None:
@@ -81,8 +87,8 @@ def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
         cuts = [n * len(points) // parts for n in range(parts + 1)] if parts else []
         groups = [points[a:b] for a, b in pairwise(cuts)]
         if groups:
-            found[row["cell"]] = [(g[-1][0], sum(loss for _, loss in g) / len(g)) for g in groups]
-    return found
+            out[row["cell"]] = [(g[-1][0], sum(loss for _, loss in g) / len(g)) for g in groups]
+    return out
 
 
 def _markdown(frame: pd.DataFrame, drawn: dict[str, dict[str, str]], published: list[Reference]) -> str:
@@ -97,7 +103,7 @@ def _markdown(frame: pd.DataFrame, drawn: dict[str, dict[str, str]], published: 
             parts += ["Learning rates, on validation:", "\n".join(grid(RATE_COLUMNS, body))]
         parts += [f"![{name}]({_plot(str(title), name)})" for name in drawn[str(title)]]
     for r in published:
-        parts += [f"**{r.title}** (theirs, not run here)", "\n".join(grid(r.head, r.body))]
+        parts += [f"**{r.title}** (not run here)", "\n".join(grid(r.head, r.body))]
         parts.append(f"{r.note} Source: <{r.source}>.")
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""What a table's columns are called and how a row's figures are written; Markdown here, HTML in harness/page.py."""
+"""What a table's columns are called and how a row's figures are written."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pandas as pd
 import adapters as ad
 from harness.report.stats import RESAMPLES
 
-Row = Any  # a pandas row of harness.table.rows
+Row = Any  # a pandas row of harness.report.table.rows
 Capabilities = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Column:
-    """text: the cell as shown. key: what sorting goes by, None last. short: also in the README."""
+    """text: the cell as shown. key: sort key, None last. short: also in the README."""
 
     head: str
     text: Callable[[Row], str]
@@ -74,13 +74,13 @@ def _platinum(part: pd.DataFrame) -> list[Column]:
 def _memory(part: pd.DataFrame) -> list[Column]:
     """A column per meter: allocated GPU memory and a process's resident set are never mixed."""
     kinds = sorted({m for m in part["memory"] if known(m) and m}) or ["RSS"]
-    made = []
+    out = []
     for kind in kinds:
         pair = f"peak {kind} train / eval, GB"
-        made.append(_pair_column(pair, kind, "peak_train_gb", "peak_eval_gb", ".2f", short=True))
+        out.append(_pair_column(pair, kind, "peak_train_gb", "peak_eval_gb", ".2f", short=True))
         over = f"{kind} above untrained, train / eval, GB"
-        made.append(_pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f", short=False))
-    return made
+        out.append(_pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f", short=False))
+    return out
 
 
 def _pair_column(head: str, kind: str, one: str, two: str, form: str, *, short: bool) -> Column:
@@ -134,6 +134,6 @@ def difference(row: Row) -> str:
 
 
 def _able(able: Capabilities, row: Row, bits: str) -> str:
-    """What the probe found: yes, no (why: below the table), or ? where it has not been."""
-    found = able.get(row["variant"], {}).get(bits, "?")
-    return found if found in ("yes", "?") or found.startswith("no") else "no"
+    """The capability probe's answer: yes, no (the reason stands below the table), or ? if it has not run."""
+    answer = able.get(row["variant"], {}).get(bits, "?")
+    return answer if answer in ("yes", "?") or answer.startswith("no") else "no"

@@ -10,7 +10,6 @@ from harness.report.sections import Cell
 from harness.report.stats import ALPHA, detectable, estimate, holm, mcnemar
 
 
-# -- differences -------------------------------------------------------------------------------------------------------
 def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
     """What a cell is compared with: the baseline in the same quantization, the best on validation if there are more."""
     same = [
@@ -23,14 +22,14 @@ def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
 
 def differences(chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
     """Cell → its difference to the baseline. p_holm: over all of these; clear: that, with both arms' seeds measured."""
-    found: dict[str, dict[str, Any]] = {}
+    out: dict[str, dict[str, Any]] = {}
     for cell in chosen:
         base = baseline_of(cell, chosen, role)
         if base is None or base is cell or not cell.done:
             continue
         e = estimate(cell.right, base.right)
         single = len(cell.done) == len(base.done) == 1
-        found[cell.name] = {
+        out[cell.name] = {
             "baseline": base.name,
             "difference": e.value,
             "difference_low": e.low,
@@ -40,15 +39,15 @@ def differences(chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
             "seeds_measured": cell.measures_seeds and base.measures_seeds,
             "detectable": detectable(e.se, e.df),
         }
-    for row, p in zip(found.values(), holm([r["p"] for r in found.values()]), strict=True):
+    for row, p in zip(out.values(), holm([r["p"] for r in out.values()]), strict=True):
         row["p_holm"] = p
         row["clear"] = bool(p < ALPHA and row["seeds_measured"])
-    return found
+    return out
 
 
 def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:
     """Exact McNemar for every run beside the baseline's run with the same seed."""
-    made = []
+    out = []
     for cell in chosen:
         base = baseline_of(cell, chosen, role)
         by_seed = {r["seed"]: n for n, r in enumerate(base.done)} if base and base is not cell else {}
@@ -57,7 +56,7 @@ def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:
                 continue
             other = by_seed[run["seed"]]
             only, only_base, p = mcnemar(cell.right[n], base.right[other])
-            made.append(
+            out.append(
                 {
                     "run": run["run_id"],
                     "baseline_run": base.done[other]["run_id"],
@@ -66,4 +65,4 @@ def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:
                     "p": p,
                 }
             )
-    return made
+    return out

@@ -1,4 +1,4 @@
-"""The table of learning rates: what each rate of each variant gave on validation, and which one was chosen."""
+"""The table of learning rates: validation accuracy of each, per variant, and which one was chosen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE_COLUMNS = ["variant", "lr", "validation accuracy, %", "seeds compared", "ru
 
 
 def rate_rows(part: pd.DataFrame) -> list[list[tuple[str, Any]]]:
-    """(text, sort key) cells of every variant that ran at two rates or more; [] where there is none."""
+    """(text, sort key) cells of every variant that ran at two or more learning rates."""
     tried = part[(part.groupby("curve")["lr"].transform("nunique") > 1) & part["lr"].notna()]
     chosen = part[part["chosen"]]
     twice = set(chosen.loc[chosen.duplicated(["variant", "quantization"], keep=False), "cell"])
@@ -32,7 +32,7 @@ def _cells(row: Any, name: str) -> list[tuple[str, Any]]:
     return [(name, name), (number(row["lr"], "g"), row["lr"]), (accuracy, value), *counts, (mark, mark)]
 
 
-# -- the learning rate -------------------------------------------------------------------------------------------------
+# -- choosing ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Curve:
     """A variant's cells and the choice among their learning rates. points: by cell name, where there is an outcome."""

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.report.columns import Capabilities, _platinum, known
+from harness.records.record import one_line
+from harness.report.columns import Capabilities, known
 from harness.report.summary import TRUNCATED
 
 
 def notes(part: pd.DataFrame, able: Capabilities) -> list[str]:
-    """Sentences below a section's table: how its figures were made, and what speaks against them."""
+    """Sentences below a section's table; Markdown and HTML show them alike, backquotes are code."""
     shown = part[part["chosen"]]
     done = part[part["seeds"] > 0]
-    made = []
-    if not done.empty:
-        asked = ", ".join(f"{int(n):,}" for n in sorted(done["questions"].unique()))
-        made.append(
-            f"{asked} test questions. Interval of one seed: Wilson's, which leaves out the spread between seeds; of "
-            "several: bootstrap crossed over questions and seeds."
+    return [
+        *_question_notes(shown, done),
+        *_difference_notes(shown),
+        *_rate_notes(part),
+        *_floor_notes(shown),
+        *_machine_notes(done),
+        *_warnings(done),
+        *_capability_notes(done, able),
+    ]
+
+
+def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> list[str]:
+    if done.empty:
+        return []
+    out = []
+    if counts := _counts(done["questions"]):
+        out.append(f"{counts} test questions.")
+    out.append(
+        "95 % intervals: Wilson for one seed (question noise only); bootstrap over questions and seeds for several."
+    )
+    if "platinum" in shown and (counts := _counts(shown["platinum_questions"])):
+        out.append(f"Platinum: the same answers to {counts} questions, scored by GSM8K-Platinum's references.")
+    if "repeat" in done and done["repeat"].notna().any():
+        rows, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()
+        out.append(
+            f"Batch order: repeating {rows} row(s) in another order changed accuracy by at most {most:.1f} points."
         )
-        made += _platinum_notes(shown) + _repeat_notes(done)
-    return made + _difference_notes(shown) + _rate_notes(part) + _floor_notes(shown) + _warnings(done, able)
+    return out
 
 
-def _platinum_notes(shown: pd.DataFrame) -> list[str]:
-    if not _platinum(shown):
-        return []
-    asked = ", ".join(f"{int(n):,}" for n in sorted(shown["platinum_questions"].dropna().unique()))
-    return [f"Platinum: the same answers to {asked} of the questions, by GSM8K-Platinum's corrected references."]
-
-
-def _repeat_notes(done: pd.DataFrame) -> list[str]:
-    if "repeat" not in done or done["repeat"].isna().all():
-        return []
-    count, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()
-    return [f"Answered again in another batch order, accuracy of {count} row(s) differed by at most {most:.1f} points."]
+def _counts(column: pd.Series) -> str:
+    return ", ".join(f"{int(n):,}" for n in sorted(column.dropna().unique()))
 
 
 def _difference_notes(shown: pd.DataFrame) -> list[str]:
@@ -42,60 +52,69 @@ def _difference_notes(shown: pd.DataFrame) -> list[str]:
     if compared.empty:
         return []
     lo, hi = (f"{100 * v:.1f}" for v in (compared["detectable"].min(), compared["detectable"].max()))
-    made = [
-        f"Differences are on the same questions, p corrected by Holm over {len(compared)} comparison(s); bold only "
-        "where p < 0.05 and the spread between seeds is in it. A comparison of this size finds, before that "
-        f"correction, a true difference of {lo if lo == hi else f'{lo} to {hi}'} points with 80 % probability."
+    out = [
+        f"Differences are on the same questions; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
+        "with several seeds on both sides.",
+        f"Minimum detectable effect: {lo if lo == hi else f'{lo}–{hi}'} points (80 % power, before Holm).",
     ]
     if not compared["seeds_measured"].astype(bool).all():
-        made.append("†: one seed on a side, hence without the spread between seeds: another seed may turn it round.")
+        out.append("†: single seed: seed variance is not included, so the sign may flip.")
     if (compared["test"] == "exact McNemar").any():
-        made.append("p of one run against one run: exact McNemar.")
-    return made
+        out.append("One run against one run: exact McNemar test.")
+    return out
 
 
 def _rate_notes(part: pd.DataFrame) -> list[str]:
     shown = part[part["chosen"] & part["lr"].notna()]
-    made = []
+    out = []
     if (shown["rates"] > 1).any():
-        rates = " to ".join(dict.fromkeys(str(n) for n in (shown["rates"].min(), shown["rates"].max())))
-        made.append(f"Learning rates were chosen on validation among {rates} per variant, never on test.")
+        tried = "–".join(dict.fromkeys(str(n) for n in (shown["rates"].min(), shown["rates"].max())))
+        out.append(f"Learning rates: best of {tried} per variant on validation, never on test.")
     if part["edge"].any():
-        made.append("(edge): the best rate is the smallest or largest tried, and a better one may lie outside.")
-    return made
+        out.append("(edge): the best learning rate is the smallest or largest tried; a better one may lie outside.")
+    return out
 
 
 def _floor_notes(shown: pd.DataFrame) -> list[str]:
     return [
-        f"Untrained, `{r['variant']}` answers {100 * r['flexible']:.1f} % when any last number counts "
-        f"(flexible), {100 * r['accuracy']:.1f} % by marker."
+        f"`{r['variant']}` (untrained) scores {100 * r['accuracy']:.1f} % by marker, {100 * r['flexible']:.1f} % if "
+        "the last number counts as the answer (flexible)."
         for _, r in shown[shown["lr"].isna() & (shown["seeds"] > 0)].iterrows()
         if known(r["flexible"])
     ]
 
 
-def _warnings(done: pd.DataFrame, able: Capabilities) -> list[str]:
+def _machine_notes(done: pd.DataFrame) -> list[str]:
+    out = []
+    if devices := sorted({d for all_ in done["device"].dropna() for d in all_.split("; ")}) if len(done) else []:
+        out.append(f"Measured on: {'; '.join(devices)}.")
+    if (done["memory"] == "").any():
+        out.append("Peak RSS is known only for the first run of a process.")
+    return out
+
+
+def _warnings(done: pd.DataFrame) -> list[str]:
+    """What speaks against single rows."""
     if done.empty:
         return []
-    made = [
-        f"`{r['cell']}`: {100 * r['truncated']:.1f} % of its answers were cut off by the token limit and are wrong."
+    out = [
+        f"`{r['cell']}`: {100 * r['truncated']:.1f} % of its answers hit the token limit and count as wrong."
         for _, r in done[done["truncated"].fillna(0) > TRUNCATED].iterrows()
     ]
-    if done["device"].notna().any():
-        devices = "; ".join(sorted({d for all_ in done["device"].dropna() for d in all_.split("; ")}))
-        made.append(f"Measured on: {devices}.")
-    made += [
-        f"`{c}`: its seeds ran different versions of the adapter code."
-        for c in done[done["mixed_code"].astype(bool)]["cell"]
-    ]
-    made += [f"`{c}`: a health check failed; see its record." for c in done[done["unhealthy"] > 0]["cell"]]
+    mixed, unhealthy = done[done["mixed_code"].astype(bool)], done[done["unhealthy"] > 0]
+    out += [f"`{c}`: its seeds ran different versions of the adapter code." for c in mixed["cell"]]
+    out += [f"`{c}`: a health check failed; see its record." for c in unhealthy["cell"]]
     if dirty := int(done["dirty"].sum()):
-        made.append(
-            f"{dirty} of {int(done['seeds'].sum())} runs were made from a working tree with uncommitted changes."
-        )
+        out.append(f"{dirty} of {int(done['seeds'].sum())} runs used a working tree with uncommitted changes.")
+    return out
+
+
+def _capability_notes(done: pd.DataFrame, able: Capabilities) -> list[str]:
+    """Why the capability probe failed, where it did not say plain no."""
+    out = []
     for variant in sorted(set(done["variant"])):
-        reasons = {b: w for b, w in able.get(variant, {}).items() if not w.startswith(("yes", "no"))}
+        reasons = {b: one_line(w) for b, w in able.get(variant, {}).items() if not w.startswith(("yes", "no"))}
         if reasons:
             bits, why = " and ".join(sorted(reasons)), "; ".join(dict.fromkeys(w.rstrip(".") for w in reasons.values()))
-            made.append(f"{variant} on {bits}: {why}.")
-    return made
+            out.append(f"{variant} on {bits}: {why}.")
+    return out

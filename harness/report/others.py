@@ -1,7 +1,7 @@
-"""Other people's figures: result files of PEFT's method_comparison, and published tables kept in reports/reference/.
+"""Published results of others: PEFT's method_comparison files, and the tables in reports/reference/.
 
-They stand beside this project's runs in tables and plots of their own section, and are never compared with them: other
-prompts, scorers and selection rules.
+They have sections of their own and are never compared with this project's runs: prompts, scorers and the choice of the
+learning rate differ.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import pandas as pd
 import yaml
 
 from harness.errors import refuse
+from harness.records.record import LARGEST, one_line
 from harness.report.stats import wilson
 from harness.report.table import COMPARED, MEASURED
 
 QUESTIONS = 1319  # of GSM8K's test set; PEFT's files hold the share, not the count
-THEIRS = "PEFT's own results (theirs, not run here)"
+THEIRS = "PEFT's results (not run here)"
 
 
 def read_peft(folder: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -31,15 +32,14 @@ def read_peft(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:
         raise refuse("compare", "no JSON files", got=str(folder), expected="a folder of PEFT's result files")
-    made, skipped = [], []
+    rows, skipped = [], []
     for file in files:
         try:
-            made.append(_peft_row(file.stem, json.loads(file.read_text(encoding="utf-8"))))
-        except KeyError as error:
-            skipped.append(f"{file.name}: not a result of PEFT's method_comparison, {error} is missing")
-        except (OSError, TypeError, ValueError, AttributeError, IndexError) as error:
-            skipped.append(f"{file.name}: not a result of PEFT's method_comparison ({str(error).splitlines()[0]})")
-    frame = pd.DataFrame(made)
+            rows.append(_peft_row(file.stem, json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            skipped.append(one_line(f"{file.name}: not a result of PEFT's method_comparison ({why})"))
+    frame = pd.DataFrame(rows)
     if not frame.empty:
         frame = frame.sort_values(["section", "accuracy", "cell"], ascending=[True, False, True], ignore_index=True)
     return frame, skipped
@@ -50,20 +50,20 @@ def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     run, train = result["run_info"], result["train_info"]
     config = run["train_config"]
     done = train["status"] == "success"
-    section = f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps"
+    section = one_line(f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps")
     row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED]) | {
         "setting": section,
         "section": section,
-        "cell": name,
+        "cell": one_line(name),
         "run": None,
-        "variant": str(run["experiment_name"]),
+        "variant": one_line(str(run["experiment_name"])),
         "rank": (run.get("peft_config") or {}).get("r"),
         "lora_rank": None,
         "lr": float(config["optimizer_kwargs"]["lr"]),
         "quantization": "none",
         "seeds": int(done),
         "params": int(train["num_trainable_params"]),
-        "curve": name,
+        "curve": one_line(name),
         "chosen": True,
         "edge": False,
         "rates": 1,
@@ -74,7 +74,10 @@ def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
         "diverged": 0,
         "failed": int(not done),
     }
-    return row | (_peft_figures(train, run, result.get("meta_info") or {}) if done else {})
+    row |= _peft_figures(train, run, result.get("meta_info") or {}) if done else {}
+    if odd := [k for k, v in row.items() if isinstance(v, (int, float)) and not -LARGEST <= v <= LARGEST]:
+        raise ValueError(f"{odd[0]} is out of range")
+    return row
 
 
 def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, An
     whole = abs(share * QUESTIONS - correct) < 1e-6  # else it is a share of other questions
     low, high = wilson(correct, QUESTIONS) if whole else (None, None)
     peak = train.get("accelerator_memory_max", train.get("cuda_memory_max"))  # renamed in 2025
-    tokens = last.get("train total tokens")
+    tokens, system = last.get("train total tokens"), meta.get("system_info") or {}
     return {
         "accuracy": share,
         "low": low,
@@ -98,7 +101,7 @@ def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, An
         "tokens_per_s": tokens / train["train_time"] if tokens and train.get("train_time") else None,
         "seconds": run.get("total_time"),
         "forgetting": last.get("forgetting"),
-        "device": (meta.get("system_info") or {}).get("accelerator", (meta.get("system_info") or {}).get("gpu")),
+        "device": one_line(str(system.get("accelerator", system.get("gpu", "unknown device")))),
         "dirty": 0,
         "mixed_code": False,
         "unhealthy": 0,

@@ -18,7 +18,7 @@ CAPTIONS = {
     "accuracy": "Accuracy against trained parameters. Bars: 95 % intervals. Dashed: the Pareto front.",
     "learning_rate": "Validation accuracy against the learning rate.",
     "loss": "Training loss of one seed, averaged over neighbouring steps.",
-    "cost": "Peak memory, speed and the time that attaching takes.",
+    "cost": "Peak memory, speed and attach time.",
 }
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #666; --line: #d8d8d8; --band: #f5f5f5;
@@ -74,7 +74,7 @@ def page(frame: pd.DataFrame, able: Capabilities, drawn: dict[str, dict[str, str
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
 <h1>Which adapter should I train?</h1>
-<p>Written by <code>python cost_report.py</code> from the records of runs. A click on a column's head sorts by it.</p>
+<p>Written by <code>python cost_report.py</code> from the records of runs. Click a column head to sort.</p>
 {body}
 <script>{SCRIPT}</script>
 </html>
@@ -102,14 +102,14 @@ def _section(title: str, part: pd.DataFrame, able: Capabilities, drawn: dict[str
 
 
 def _cells(row: Any, used: list[Column]) -> list[tuple[str, Any]]:
-    made = []
+    cells = []
     for n, column in enumerate(used):
         text = escape(column.text(row))
         text = f"<strong>{text}</strong>" if column.bold(row) else text
         if n == 0 and (address := paper(row)):
             text = re.sub(r"^(\S+)", rf'<a href="{escape(address)}">\1</a>', text)
-        made.append((text, column.key(row)))
-    return made
+        cells.append((text, column.key(row)))
+    return cells
 
 
 def table(head: list[str], body: list[list[tuple[str, Any]]]) -> str:

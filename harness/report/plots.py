@@ -19,20 +19,20 @@ INK, PAPER, FAINT = "#000000", "#ffffff", "#999999"
 
 
 def figures(title: str, part: pd.DataFrame, losses: Losses, baseline: str | None) -> dict[str, str]:
-    """Name → SVG of one section's rows, for everything that there is data for."""
+    """Name → SVG of one section's rows, for everything that has data."""
     shown = part[part["chosen"] & part["accuracy"].notna()].reset_index(drop=True)
     if shown.empty:
         return {}
-    made = {"accuracy": accuracy_against_parameters(title, shown)}
+    drawn = {"accuracy": accuracy_against_parameters(title, shown)}
     tuned = part[part["valid_common"].notna() & part["lr"].notna()]
     if (tuned.groupby("curve")["lr"].nunique() > 1).any():
-        made["learning_rate"] = accuracy_against_rate(title, tuned, baseline)
+        drawn["learning_rate"] = accuracy_against_rate(title, tuned, baseline)
     known = {c: points for c, points in losses.items() if c in set(shown["cell"])}
     if known:
-        made["loss"] = loss_curves(title, shown, known, baseline)
+        drawn["loss"] = loss_curves(title, shown, known, baseline)
     if shown[["peak_train_gb", "peak_eval_gb", "tokens_per_s"]].notna().any(axis=None):
-        made["cost"] = memory_and_time(title, shown)
-    return made
+        drawn["cost"] = memory_and_time(title, shown)
+    return drawn
 
 
 def _style(names: list[str]) -> dict[str, tuple[str, str]]:

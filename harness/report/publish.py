@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import stat
 from pathlib import Path
 
 import pandas as pd
 
 from harness.errors import refuse
+from harness.files import atomic_file, write_text
 from harness.paths import PUBLISHED, ROOT, under_root
-from harness.records.store import read_record, read_records
+from harness.records.record import FINAL, NAME, one_line
+from harness.records.store import UNREADABLE, outcome, read_records
 from harness.report.build import REPORTS, build, files
 from harness.report.others import read_peft
 from harness.report.table import rows
 
-KEPT = ("result.json", "config.yaml", "metrics.jsonl")  # small and enough for every table and plot
+KEPT = ("config.yaml", "metrics.jsonl", "result.json")  # small and enough for every table and plot; the record last
+LARGEST_FILE = 16_000_000  # bytes; the losses of 100,000 steps
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 def rebuild() -> None:
+    """Writes README and reports/ from the published records."""
     texts, skipped = build()
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-            print(f"{path.relative_to(ROOT)} rebuilt")
+    for path in _write(texts):
+        print(f"{path.relative_to(ROOT)} rebuilt")
     for path in _stale(texts):
         path.unlink()
         print(f"{path.relative_to(ROOT)} removed")
     for line in skipped:
         print(f"not counted: {line}")
+
+
+def _write(texts: dict[Path, str]) -> list[Path]:
+    """The files that were not so before. Raises BadInput where one cannot be written; it is then what it was."""
+    changed = [path for path, text in texts.items() if not _holds(path, text)]
+    for path in changed:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, texts[path])
+        except OSError as error:
+            raise refuse(str(path), f"cannot be written ({error.strerror})", remedy="It is unchanged.") from None
+    return changed
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_bytes() == text.encode()
 
 
 def _stale(texts: dict[Path, str]) -> list[Path]:
@@ -42,46 +60,81 @@ def check() -> None:
     texts, skipped = build()
     for line in skipped:
         print(f"not counted: {line}")
-    different = [p for p, text in texts.items() if not p.exists() or p.read_text() != text] + _stale(texts)
+    different = [p for p, text in texts.items() if not _holds(p, text)] + _stale(texts)
     if different:
         names = ", ".join(str(p.relative_to(ROOT)) for p in different)
         raise SystemExit(f"{names}: not what runs/published gives. Run python cost_report.py and commit.")
     print(f"README.md and reports/ agree with {PUBLISHED.relative_to(ROOT)}")
 
 
-def publish(ids: list[str], runs_dir: str) -> None:
-    """Copies the small files of finished runs to runs/published/. Raises BadInput before copying anything."""
-    base = under_root(runs_dir)
-    for name in ids:
-        record = read_record(base / name)
-        if record is None or record["status"] not in ("done", "diverged"):
-            got = record["status"] if record else None
-            raise refuse(f"publish={name}", "not a finished run", got=got, expected="done or diverged")
-    for name in ids:
+def publish(ids: list[str], runs_dir: str, *, force: bool = False) -> None:
+    """Copies records of finished runs, their configs and losses to runs/published/.
+
+    Raises BadInput before anything is copied: for what is no finished run of this name, for links and large files, and
+    for a published id, which only `force` replaces.
+    """
+    copies = {name: _files(under_root(runs_dir), name) for name in dict.fromkeys(ids)}
+    for name, contents in copies.items():
+        if (PUBLISHED / name).exists() and not force:
+            old = {f: (PUBLISHED / name / f).read_bytes() for f in KEPT if (PUBLISHED / name / f).is_file()}
+            if old != contents:
+                raise refuse(f"publish={name}", "published already", remedy="force=true replaces it.")
+    for name, contents in copies.items():
         target = PUBLISHED / name
         target.mkdir(parents=True, exist_ok=True)
-        for file in KEPT:
-            if (base / name / file).exists():
-                shutil.copyfile(base / name / file, target / file)
+        for file in set(KEPT) - contents.keys():
+            (target / file).unlink(missing_ok=True)
+        for file, data in contents.items():
+            with atomic_file(target / file) as temporary:
+                temporary.write_bytes(data)
         print(f"published {name}")
+
+
+def _files(base: Path, name: str) -> dict[str, bytes]:
+    """File name → bytes of what is published of a run. Raises BadInput unless it is a finished run of this very id."""
+    where, folder = f"publish={name}", base / name
+    if not NAME.fullmatch(name):
+        raise refuse("publish", "not a run id", got=name, expected="the name of a folder in runs_dir")
+    if folder.is_symlink():
+        raise refuse(where, "is a link", got=str(folder), expected="a run's own folder")
+    contents = {}
+    for file in KEPT:
+        try:
+            # Opened without following a link or waiting for a pipe, and judged by the open file.
+            handle = os.open(folder / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise refuse(where, f"{file} cannot be read ({error.strerror}); links are not followed") from None
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_FILE:
+            os.close(handle)
+            raise refuse(where, f"{file} is not a regular file of at most {LARGEST_FILE:,} bytes")
+        with open(handle, "rb") as opened:
+            contents[file] = opened.read()
+    try:
+        status = outcome(folder)["status"]
+    except UNREADABLE as error:
+        raise refuse(where, f"not a finished run ({one_line(str(error))})", expected="done or diverged") from None
+    if status not in FINAL:
+        raise refuse(where, "not a finished run", got=status, expected="done or diverged")
+    return contents
 
 
 def show(runs_dir: str, compare: str = "") -> None:
     """Published and local runs together, and PEFT's results from `compare`: on the terminal and in reports/local/."""
     base = under_root(runs_dir)
-    found = read_records([base, PUBLISHED])
-    theirs, skipped = read_peft(Path(compare)) if compare else (pd.DataFrame(), [])
-    for line in found.skipped + skipped:
+    read = read_records([base, PUBLISHED])
+    others, skipped = read_peft(Path(compare)) if compare else (pd.DataFrame(), [])
+    for line in read.skipped + skipped:
         print(f"not counted: {line}")
-    frames = [frame for frame in (rows(found.records), theirs) if not frame.empty]
+    frames = [frame for frame in (rows(read.records), others) if not frame.empty]
     shown = pd.concat(frames or [pd.DataFrame()], ignore_index=True)
     if shown.empty:
         print("no finished runs yet")
         return
-    for name, text in files(shown, found.records, [base, PUBLISHED]).items():
-        path = REPORTS / "local" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    local = REPORTS / "local"
+    _write({local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()})
     brief = shown[["cell", "seeds", "accuracy", "low", "high", "params", "tokens_per_s", "seconds"]]
     print(brief.to_string(index=False, float_format=lambda v: f"{v:,.3f}"))
-    print(f"tables and figures: {REPORTS / 'local'}")
+    print(f"tables and figures: {local}")

@@ -1,4 +1,4 @@
-"""Which runs may share a comparison, which learning rate stands for a variant, and what differs from the baseline."""
+"""Which runs may be compared: cells (runs that differ in their seed alone) and sections (cells of one protocol)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from harness.evaluation.metrics import from_bits
 from harness.paths import CONF
 from harness.records.choose_lr import validation
-from harness.records.record import Record
+from harness.records.record import Record, one_line
 from harness.report.stats import Right
 
 # What one variant may have and another not, without the two being other benchmarks. `adapter.*` is the variant's too.
@@ -33,9 +33,14 @@ def roles() -> Roles:
     return Roles(**yaml.safe_load((CONF / "report.yaml").read_text())["report"])
 
 
+def questions_of(record: Record) -> tuple[str, int] | None:
+    """Hash of a record's test questions and version of its scorer; None where the run is not done."""
+    return (record["test"]["questions_hash"], record["test"]["scorer_version"]) if record["status"] == "done" else None
+
+
 @dataclass(frozen=True)
 class Cell:
-    """Runs that differ in nothing but their seed. Raises SystemExit where they answered different questions."""
+    """Runs that differ in nothing but their seed; their test questions and scorer are the same."""
 
     name: str
     runs: list[Record]
@@ -53,16 +58,10 @@ class Cell:
         """(seeds, questions) of the test set."""
         return np.array([from_bits(r["test"]["correct_bits"], r["test"]["total"]) for r in self.done])
 
-    @cached_property
-    def asked(self) -> tuple[str, int] | None:
+    @property
+    def questions(self) -> tuple[str, int] | None:
         """Hash of the test questions and version of the scorer; None where no run is done."""
-        found = {(r["test"]["questions_hash"], r["test"].get("scorer_version", 0)) for r in self.done}
-        if len({q for q, _ in found}) > 1:
-            raise SystemExit(f"{self.name}: seeds answered different questions. Remove the odd record.")
-        if len(found) > 1:
-            remedy = "Score them again: python eval_gsm8k.py run=<id> rescore=true write=true."
-            raise SystemExit(f"{self.name}: seeds were scored by different versions of the scorer. {remedy}")
-        return next(iter(found), None)
+        return questions_of(self.first)
 
     @property
     def setting(self) -> str:
@@ -103,14 +102,16 @@ class Section:
     """Cells that may be compared: same benchmark, model, protocol, test questions and version of the scorer."""
 
     setting: str
-    asked: tuple[str, int] | None
+    questions: tuple[str, int] | None
     protocol: dict[str, Any]
     cells: list[Cell] = field(default_factory=list)
     title: str = ""
 
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
-        if cell.setting != self.setting or (cell.asked != self.asked and None not in (cell.asked, self.asked)):
+        if cell.setting != self.setting or (
+            cell.questions != self.questions and None not in (cell.questions, self.questions)
+        ):
             return False
         if cell.trained:
             return cell.protocol == self.protocol
@@ -119,18 +120,22 @@ class Section:
 
 def sections(cells: list[Cell]) -> list[Section]:
     """Every cell in its section; the floor and cells of failed runs in each section that they fit."""
-    made: list[Section] = []
-    for cell in sorted(cells, key=lambda c: (not c.trained, c.asked is None, c.name)):
-        fitting = [s for s in made if s.takes(cell)]
+    out: list[Section] = []
+    for cell in sorted(cells, key=lambda c: (not c.trained, c.questions is None, c.name)):
+        fitting = [s for s in out if s.takes(cell)]
         if not fitting:
-            made.append(Section(cell.setting, cell.asked, cell.protocol))
-            fitting = made[-1:]
+            out.append(Section(cell.setting, cell.questions, cell.protocol))
+            fitting = out[-1:]
         for section in fitting:
             section.cells.append(cell)
-    made.sort(key=lambda s: (s.setting, -len(s.cells), s.cells[0].name))
-    for section in made:
-        section.title = _title(section, [s for s in made if s.setting == section.setting and s is not section])
-    return made
+    out.sort(key=lambda s: (s.setting, -len(s.cells), s.cells[0].name))
+    titles: set[str] = set()
+    for section in out:
+        title = _title(section, [s for s in out if s.setting == section.setting and s is not section])
+        same = sum(t == title or t.startswith(f"{title} #") for t in titles)
+        section.title = f"{title} #{same + 1}" if same else title
+        titles.add(section.title)
+    return out
 
 
 def _title(section: Section, others: list[Section]) -> str:
@@ -138,9 +143,9 @@ def _title(section: Section, others: list[Section]) -> str:
     parts = [section.setting]
     names = {k for o in others for k in o.protocol.keys() & section.protocol.keys()}
     differing = sorted(k for k in names if any(o.protocol.get(k) != section.protocol[k] for o in others))
-    parts += [f"{k} {str(section.protocol[k])[:24]}" for k in differing]
-    if section.asked and any(o.asked and o.asked[0] != section.asked[0] for o in others):
-        parts.append(f"questions {section.asked[0][:8]}")
-    if section.asked and any(o.asked and o.asked[1] != section.asked[1] for o in others):
-        parts.append(f"scorer {section.asked[1]}")
+    parts += [one_line(f"{k} {str(section.protocol[k])[:24]}") for k in differing]
+    if section.questions and any(o.questions and o.questions[0] != section.questions[0] for o in others):
+        parts.append(f"questions {section.questions[0][:8]}")
+    if section.questions and any(o.questions and o.questions[1] != section.questions[1] for o in others):
+        parts.append(f"scorer {section.questions[1]}")
     return ", ".join(parts)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.paths import ROOT
-from harness.records.record import HealthReport, Record
+from harness.records.record import HealthReport, Record, one_line
 from harness.report.stats import wilson
 
-TRUNCATED = 0.02  # share of unfinished answers from which the token limit is said to matter
+TRUNCATED = 0.02  # share of unfinished answers above which a warning is shown
 
 
 def percent(metrics: Mapping[str, Any]) -> str:
@@ -23,16 +23,16 @@ def peak(memory: Mapping[str, Mapping[str, Any]], phase: str) -> tuple[str, floa
     """(kind, GB) of a phase's peak: allocated on CUDA, resident set on CPU; None where it was not measured."""
     for key, kind in (("peak_allocated_gb", "GPU"), ("peak_rss_gb", "RSS")):
         if key in memory.get(phase, {}):
-            return kind, memory[phase][key]
+            return kind, float(memory[phase][key])
     return None
 
 
 def summary_lines(record: Record, folder: Path) -> list[str]:
-    """What a user wants to know when a run ends."""
+    """The last lines of a run."""
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     if record["status"] != "done":
         return [
-            f"  status      {record['status']}: {record.get('error', {}).get('message', '')}",
+            f"  status      {record['status']}: {one_line(record.get('error', {}).get('message', ''))}",
             f"  folder      {folder}",
         ]
     test, valid = record["test"], record["valid"]
@@ -42,7 +42,7 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
         f"  test        {percent(test)}  ({test['correct']}/{test['total']}, 95 % interval; {flexible})",
         f"  validation  {percent(valid)}  ({valid['correct']}/{valid['total']})",
         f"  parameters  {record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes",
-        f"  peak memory {', '.join(peaks)}",
+        f"  peak memory {', '.join(peaks) or 'not measured (another run came first in this process)'}",
     ]
     if "platinum" in record:
         lines.insert(1, platinum_line(record["platinum"]))
@@ -58,32 +58,38 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
     return lines + [f"  WARNING     {text}" for text in warnings(record)]
 
 
-def platinum_line(found: Mapping[str, Any]) -> str:
+def platinum_line(scores: Mapping[str, Any]) -> str:
     """Accuracy by corrected references."""
-    missing = f"{found['not_found']} of its questions were not asked"
-    if "accuracy" not in found:
+    missing = f"{scores['not_found']} of its questions are not in the test set"
+    if "accuracy" not in scores:
         return f"  platinum    –  ({missing})"
-    return f"  platinum    {percent(found)}  ({found['correct']}/{found['total']} by corrected references; {missing})"
-
-
-def repeat_line(found: Mapping[str, Any]) -> str:
-    """What answering in another batch order changed."""
-    turns = "; ".join(
-        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in found["turns"]
+    return (
+        f"  platinum    {percent(scores)}  ({scores['correct']}/{scores['total']} by corrected references; {missing})"
     )
-    return f"  repeat      accuracy differs by {100 * found['largest_difference']:.1f} points in other orders ({turns})"
+
+
+def repeat_line(repeat: Mapping[str, Any]) -> str:
+    """How other batch orders changed the answers."""
+    turns = "; ".join(
+        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in repeat["turns"]
+    )
+    return (
+        f"  repeat      accuracy differs by {100 * repeat['largest_difference']:.1f} points in other orders ({turns})"
+    )
 
 
 def warnings(record: Record) -> list[str]:
-    """What speaks against a finished run's figures: failed checks, and answers that the token limit cut off."""
-    made = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
+    """What speaks against a finished run's figures: failed checks and unfinished answers."""
+    out = ["; ".join(problems)] if (problems := unhealthy(record["health"])) else []
     for split in ("test", "valid"):
         cut, total = record[split]["truncated"], record[split]["total"]
         if cut > TRUNCATED * total:
             limit = record.get("science", {}).get("max_new_tokens")
             more = f"eval.max_new_tokens={2 * limit if limit else '<more>'}"
-            made.append(f"{100 * cut / total:.1f} % of {split} answers were cut off and are wrong; {more} allows more")
-    return made
+            out.append(
+                f"{100 * cut / total:.1f} % of {split} answers hit the token limit and count as wrong; raise it: {more}"
+            )
+    return out
 
 
 def unhealthy(health: HealthReport) -> list[str]:

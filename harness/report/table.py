@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.records.record import Record
+from harness.hashing import sha256
+from harness.records.record import Record, one_line
 from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
-from harness.report.sections import Cell, Section, roles, sections
+from harness.report.sections import Cell, Section, questions_of, roles, sections
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.summary import peak
 
@@ -27,29 +28,41 @@ COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
 
 
 def cells(records: list[Record]) -> dict[str, list[Record]]:
-    """Run id without its seed → the runs that differ in nothing else."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(re.sub(r"__seed\d+", "", record["run_id"]), []).append(record)
-    return groups
+    """Cell name → runs that differ in nothing but their seed. The name is the run id without the seed.
+
+    Runs of one such name that differ in more all the same (data, defaults or scorer have changed between them) are not
+    averaged: the largest group has the name, the others the name and a hash.
+    """
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for record in sorted(records, key=lambda r: r["status"] != "done"):
+        same = groups.setdefault(re.sub(r"__seed\d+", "", record["run_id"]), {})
+        settings = sha256({k: v for k, v in record["science"].items() if k != "seed"})[:8]
+        questions = sha256(questions_of(record))[:8] if record["status"] == "done" else ""
+        fitting = [key for key in same if key.startswith(settings)]  # where a failed run belongs
+        same.setdefault((questions and settings + questions) or next(iter(fitting), settings), []).append(record)
+    out: dict[str, list[Record]] = {}
+    for name, same in groups.items():
+        largest = max(same, key=lambda key: len(same[key]))
+        out |= {name if key == largest else f"{name}__{sha256(key)[:8]}": runs for key, runs in same.items()}
+    return out
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 def rows(records: list[Record]) -> pd.DataFrame:
     """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
     role = roles()
-    made: list[dict[str, Any]] = []
+    out: list[dict[str, Any]] = []
     for section in _sections(records):
-        found = curves(section.cells)
-        compared = differences([c.chosen for c in found], role.baseline)
+        tuned = curves(section.cells)
+        compared = differences([c.chosen for c in tuned], role.baseline)
         new = [_row(cell) | {"section": section.title} for cell in section.cells]
         for row in new:
-            row |= _place(row["cell"], found) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
+            row |= _place(row["cell"], tuned) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
             row |= _overhead(row, [r for r in new if r["variant"] == role.floor])
-        made += new
-    if not made:
+        out += new
+    if not out:
         return pd.DataFrame()
-    frame = pd.DataFrame(made)
+    frame = pd.DataFrame(out)
     frame = frame.drop(columns=[c for c in OPTIONAL if frame[c].isna().all()])
     order = ["setting", "section", "accuracy", "cell"]
     return frame.sort_values(order, ascending=[True, True, False, True], ignore_index=True)
@@ -57,11 +70,11 @@ def rows(records: list[Record]) -> pd.DataFrame:
 
 def pair_rows(records: list[Record]) -> pd.DataFrame:
     """Exact McNemar of every chosen run against the baseline's run with the same seed."""
-    made = []
+    out = []
     for section in _sections(records):
-        found = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
-        made += [{"section": section.title} | pair for pair in found]
-    return pd.DataFrame(made)
+        compared = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
+        out += [{"section": section.title} | pair for pair in compared]
+    return pd.DataFrame(out)
 
 
 def _sections(records: list[Record]) -> list[Section]:
@@ -87,7 +100,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     if not done:
         return row | dict.fromkeys(MEASURED + OPTIONAL)
     tests = [r["test"] for r in done]
-    assert cell.asked is not None
+    meter, peaks = _memory(done)
     low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
     return (
         row
@@ -100,14 +113,14 @@ def _row(cell: Cell) -> dict[str, Any]:
             "questions": tests[0]["total"],
             "truncated": float(np.mean([t["truncated"] / t["total"] for t in tests])),
             "file_bytes": first["adapter_file_bytes"],
-            "memory": (peak(first["memory"], "eval") or ("", 0.0))[0],
-            "peak_train_gb": _median([p[1] for r in done if (p := peak(r["memory"], "train"))]),
-            "peak_eval_gb": _median([p[1] for r in done if (p := peak(r["memory"], "eval"))]),
+            "memory": meter,
+            "peak_train_gb": _median(peaks["train"]),
+            "peak_eval_gb": _median(peaks["eval"]),
             "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
             "seconds": _median([r["seconds"] for r in done]),
             "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
             "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
-            "forgetting": _median([n for r in done if (n := _nats(r)) is not None]),
+            "forgetting": _median([r["forgetting"]["nats"] for r in done]),
             "device": "; ".join(sorted({_device(r) for r in done})),
             "dirty": sum(bool(r.get("provenance", {}).get("dirty")) for r in done),
             "mixed_code": len({r.get("code_hash") for r in cell.runs}) > 1,
@@ -122,15 +135,15 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 def _platinum(done: list[Record]) -> dict[str, Any]:
     """Mean over the seeds, where all of them were scored by the same corrected references."""
-    found = [r.get("platinum", {}) for r in done]
-    if "accuracy" not in found[0] or len({p.get("questions_hash") for p in found}) > 1:
+    scores = [r.get("platinum", {}) for r in done]
+    if "accuracy" not in scores[0] or len({s.get("questions_hash") for s in scores}) > 1:
         return {}
-    return {"platinum": float(np.mean([p["accuracy"] for p in found])), "platinum_questions": found[0]["total"]}
+    return {"platinum": float(np.mean([s["accuracy"] for s in scores])), "platinum_questions": scores[0]["total"]}
 
 
-def _place(name: str, found: list[Curve]) -> dict[str, Any]:
+def _place(name: str, curves_: list[Curve]) -> dict[str, Any]:
     """How a cell's learning rate stands among the others of its variant."""
-    curve = next(c for c in found if any(cell.name == name for cell in c.cells))
+    curve = next(c for c in curves_ if any(cell.name == name for cell in c.cells))
     point = curve.points.get(name)
     chosen = curve.chosen.name == name
     return {
@@ -143,6 +156,13 @@ def _place(name: str, found: list[Curve]) -> dict[str, Any]:
         "valid_common": point.valid if point else None,
         "valid_seeds": point.seeds if point else 0,
     }
+
+
+def _memory(done: list[Record]) -> tuple[str, dict[str, list[float]]]:
+    """The meter, and its peaks by phase over the seeds; "" where none was read. Two meters are never mixed."""
+    read = {phase: [p for r in done if (p := peak(r["memory"], phase))] for phase in ("train", "eval")}
+    meter = min((kind for kind, _ in read["train"] + read["eval"]), default="")
+    return meter, {phase: [gb for kind, gb in peaks if kind == meter] for phase, peaks in read.items()}
 
 
 def _overhead(row: dict[str, Any], floors: list[dict[str, Any]]) -> dict[str, Any]:
@@ -160,12 +180,8 @@ def _median(values: list[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _nats(record: Record) -> float | None:
-    measured = record.get("forgetting")
-    return float(measured["nats"]) if isinstance(measured, dict) else None
-
-
 def _device(record: Record) -> str:
     p = record.get("provenance", {})
-    threads = "" if p.get("cuda") else f", {p.get('threads', '?')} threads"
-    return p.get("device", "an unnamed device") + threads
+    count = p.get("threads", "?")
+    threads = "" if p.get("cuda") else f", {count} thread{'s' * (count != 1)}"
+    return one_line(p.get("device", "unknown device") + threads)

@@ -141,5 +141,5 @@ def test_platinum_and_the_noise_floor_are_in_the_report() -> None:
     at = [cell.strip() for cell in head.split("|")].index("Platinum, %")
     shown = {row.split("|")[1].strip().split("]")[0].lstrip("["): row.split("|")[at].strip() for row in body}
     assert shown == {"lora": "55.0", "hra": "–"}
-    assert "Platinum: the same answers to 250 of the questions" in text
-    assert "Answered again in another batch order, accuracy of 1 row(s) differed by at most 1.3 points." in text
+    assert "Platinum: the same answers to 250 questions" in text
+    assert "Another batch order changed the accuracy of 1 row(s) by at most 1.3 points." in text

@@ -13,8 +13,10 @@ import pytest
 from harness.config.job import Job
 from harness.errors import BadInput
 from harness.loss import label_loss_sum
+from harness.paths import PUBLISHED
+from harness.records.lock import lock
 from harness.records.plan import begin, plan
-from harness.records.store import PUBLISHED, lock, write_record
+from harness.records.store import write_record
 from harness.run import run
 from tests.conftest import run_id_of
 
@@ -64,14 +66,18 @@ FOREIGN = [b'{"status": "done"}', b'{"status": "running"}', b'{"status": []}']
 
 @pytest.mark.parametrize("content", DAMAGED + FOREIGN)
 def test_damaged_and_foreign_records_do_not_count(small_job: Any, content: bytes) -> None:
-    """Nothing is skipped for them, and a finished-looking one is not overwritten either."""
+    """Nothing is skipped for them, and none is overwritten: the new run puts them aside."""
     job = small_job()
-    made = plan(job)
-    made.folder.mkdir(parents=True)
-    (made.folder / "result.json").write_bytes(content)
-    found = plan(job)
-    assert found.action == ("refuse" if b"done" in content else "run")
-    assert (made.folder / "result.json").read_bytes() == content
+    record = plan(job).folder / "result.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(content)
+    planned = plan(job)
+    assert planned.action == "run"
+    assert record.read_bytes() == content
+    begin(planned)
+    assert not record.exists()
+    (kept,) = (job.runs_dir / ".replaced").glob("*/result.json")
+    assert kept.read_bytes() == content
 
 
 def test_published_records_never_count_as_finished(small_job: Any) -> None:
@@ -148,15 +154,16 @@ def test_diverged_is_an_outcome(small_job: Any, monkeypatch: Any, capsys: Any) -
 
 def test_unfinished_runs_resume_only_if_they_are_the_same(small_job: Any) -> None:
     job = small_job()
-    made = plan(job)
-    begin(made, "x")
+    planned = plan(job)
+    begin(planned)
     assert plan(job).action == "resume"
-    started = made.folder / "checkpoint" / "started.json"
-    for changed in ({"science_hash": "x"}, {"code_hash": "x"}):
-        started.write_text(json.dumps({"science_hash": made.science_hash, "code_hash": made.code_hash} | changed))
-        assert plan(job).action == "run"
+    started = planned.folder / "checkpoint" / "started.json"
+    for name, what in (("science_hash", "settings"), ("code_hash", "code of lora"), ("engine_hash", "training code")):
+        started.write_text(json.dumps(planned.stamps | {name: "x"}))
+        assert (plan(job).action, plan(job).reason) == ("run", f"{what} changed since it began")
     started.write_bytes(b"\xff")
     assert plan(job).action == "run"
-    begin(plan(job), "y")
-    assert (made.folder / "config.yaml").read_text() == "y"
+    config = (planned.folder / "config.yaml").read_text()
+    begin(plan(job))
+    assert (planned.folder / "config.yaml").read_text() == config
     assert len(list((job.runs_dir / ".replaced").iterdir())) == 1

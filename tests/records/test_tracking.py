@@ -18,7 +18,7 @@ import pytest
 
 from harness.paths import ROOT
 from harness.run import run
-from harness.training.loop import DivergedError
+from harness.training.metrics import DivergedError
 from tests.programs import with_words
 
 
@@ -94,7 +94,6 @@ def test_config_curves_and_result_arrive(small_job: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("file", ["metrics.jsonl", "predictions.jsonl"])
 def test_a_killed_run_goes_on_in_the_same_curve(overrides: list[str], tmp_path: Path, file: str) -> None:
     """The file of the second session has the first one's id and all of the curve, every step once, and the result."""
@@ -144,7 +143,6 @@ def test_other_ends_are_shown_as_what_they_are(
         assert one.summary["error"]["message"] == str(endings[status])
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_off_imports_nothing(overrides: list[str]) -> None:
     code = "import sys; from harness.config.compose import compositions; from harness.config.validate import job_from\n"

@@ -83,11 +83,11 @@ def test_pefts_results_stand_beside_ours(tmp_path: Path, repository: Path, capsy
     assert "not counted: half.json" in capsys.readouterr().out
     local = repository / "reports" / "local"
     for name in ("results.md", "index.html"):
-        assert "theirs, not run here" in (local / name).read_text()
+        assert "not run here" in (local / name).read_text()
         assert "lora/llama-3.2-3B-rank32 r32 (1 failed)" in (local / name).read_text()
-    assert any("theirs" in p.name for p in (local / "plots").glob("*.svg"))
+    assert any("PEFT" in p.name for p in (local / "plots").glob("*.svg"))
     rebuild()
-    assert "theirs, not run here): meta" not in (repository / "reports" / "results.md").read_text()
+    assert "not run here): meta" not in (repository / "reports" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("what", ["nothing there", "empty"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.power import tt_solve_power
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from harness.report.stats import _draws, crossed_bootstrap, detectable, estimate, holm, mcnemar, standard_error, wilson
 
@@ -131,14 +131,24 @@ def test_intervals_hold_the_truth(seeds: int, spread: float, trials: int) -> Non
 
 
 @simulation
-@pytest.mark.parametrize(("seeds", "spread"), list(product((2, 3, 5), (0.0, 0.3))))
-def test_equal_variants_are_rarely_called_different(seeds: int, spread: float, trials: int) -> None:
-    """False positives at p < 0.05 of two variants of the same mean skill, each with its own questions and seeds."""
+@pytest.mark.parametrize(
+    ("seeds", "spread"),
+    [((s, s), (x, x)) for s, x in product((2, 3, 5), (0.0, 0.3))]
+    + [((2, 5), (0.3, 0.1)), ((2, 10), (0.3, 0.3)), ((3, 5), (0.3, 0.1)), ((2, 2), (0.3, 0.1))],
+    ids=str,
+)
+def test_equal_variants_are_rarely_called_different(
+    seeds: tuple[int, int], spread: tuple[float, float], trials: int
+) -> None:
+    """False positives at p < 0.05 of two variants of the same mean skill, each with its own questions and seeds.
+
+    With each arm's own degrees of freedom, 2 seeds against 5 or 10 gave 7 to 10 %.
+    """
     rng = np.random.default_rng(8)
     wrong = 0
     for _ in range(trials):
         hard = 1.3 * rng.normal(size=(1, 200))
-        arms = [simulated(rng, seeds, 200, spread=spread, hard=hard) for _ in range(2)]
+        arms = [simulated(rng, s, 200, spread=x, hard=hard, own=0.2) for s, x in zip(seeds, spread, strict=True)]
         wrong += estimate(*arms, resamples=400).p < 0.05
     most = 0.06
     assert wrong / trials <= most + 2 * math.sqrt(most * (1 - most) / trials)
@@ -190,13 +200,36 @@ def test_found_is_what_was_put_in(trials: int) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_where_nothing_varies(seeds: int) -> None:
+    """All right or all wrong is no proof of 100 or 0 %: seeds share their questions, whose number bounds it."""
     right = np.ones((seeds, 20), dtype=bool)
-    assert crossed_bootstrap(right) == (1.0, 1.0)
-    assert estimate(right, right).p == 1.0
-    assert estimate(right, ~right).p < 0.001
-    assert estimate(right[:, :1]).low == 1.0
+    for arm in (right, ~right):
+        expected = proportion_confint(arm[0].sum(), 20, method="wilson")
+        assert crossed_bootstrap(arm) == pytest.approx(expected, abs=1e-6)
+        assert (estimate(arm).low, estimate(arm).high) == pytest.approx(expected, abs=1e-6)
+    same, opposite = estimate(right, right), estimate(right, ~right)
+    assert (same.value, same.p) == (0.0, 1.0)
+    newcombe = confint_proportions_2indep(20, 20, 20, 20, method="newcomb")
+    assert (same.low, same.high) == pytest.approx(newcombe, abs=1e-6)
+    assert (opposite.value, opposite.high) == (1.0, 1.0)
+    newcombe = confint_proportions_2indep(20, 20, 0, 20, method="newcomb")
+    assert opposite.low == pytest.approx(newcombe[0], abs=1e-6)
+    assert opposite.p < 0.001
+    assert estimate(right[:, :5], ~right[:, :5]).p == pytest.approx(2 * 0.5**5)
+    assert min(e.se for e in (same, opposite)) > 0  # of which the minimum detectable effect is computed
+    assert estimate(right[:, :1]).high == 1.0
     with pytest.raises(ValueError, match="arms of 20, 19 questions; expected the same ones"):
         estimate(right, right[:, 1:])
+
+
+def test_intervals_near_the_ends_hold_the_truth() -> None:
+    """Three seeds of a variant that answers 99.8 %: often all answers are right, and the truth must still be inside."""
+    rng = np.random.default_rng(12)
+    inside = 0
+    for _ in range(150):
+        answers = np.broadcast_to(rng.random((1, 200)) < 0.998, (3, 200))
+        low, high = crossed_bootstrap(answers, resamples=200)
+        inside += low <= 0.998 <= high
+    assert inside / 150 >= 0.92
 
 
 def test_the_same_runs_give_the_same_figures() -> None:
@@ -246,4 +279,4 @@ def test_bootstrap_is_seeded_and_symmetric() -> None:
     assert (low, high) == crossed_bootstrap(right)
     flipped = crossed_bootstrap(~right)
     assert (1 - flipped[1], 1 - flipped[0]) == pytest.approx((low, high), abs=0.01)
-    assert crossed_bootstrap(np.ones((2, 9), dtype=bool)) == (1.0, 1.0)
+    assert crossed_bootstrap(np.ones((2, 9), dtype=bool)) == pytest.approx(wilson(9, 9))

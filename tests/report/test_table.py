@@ -11,76 +11,34 @@ import numpy as np
 import pytest
 
 from harness.errors import BadInput
-from harness.evaluation.metrics import to_bits
 from harness.records.store import read_records
-from harness.report.markdown import BEGIN, END, markdown, with_table
+from harness.report.markdown import fill_block, markdown
 from harness.report.publish import check, publish, rebuild, show
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.table import rows
 from harness.run import run
+from tests import factory
 from tests.report.conftest import redirected
 
 QUESTIONS = 40
 
 
-def record(
-    variant: str = "lora", seed: int = 0, right: list[bool] | None = None, status: str = "done", **more: Any
-) -> dict[str, Any]:
-    """A record as a run writes it, with the figures a table needs."""
+def record(variant: str = "lora", seed: int = 0, right: list[bool] | None = None, **more: Any) -> dict[str, Any]:
+    """A record with figures that are easily found in a table."""
     right = [n % 4 == 0 for n in range(QUESTIONS)] if right is None else right
-    metrics = {
-        "accuracy": sum(right) / len(right),
-        "correct": sum(right),
-        "total": len(right),
-        "flexible_accuracy": 0.5,
-        "truncated": 2,
-        "no_answer": 0,
-        "questions_hash": "q",
-        "correct_bits": to_bits(right),
-    }
-    made = {
-        "schema_version": 1,
-        "run_id": f"tiny-tiny__{variant}__r8__lr0.005__none__s400__seed{seed}",
-        "benchmark": "tiny",
-        "model": "tiny",
-        "variant": variant,
-        "rank": 8,
-        "lora_rank": None,
-        "lr": 0.005,
-        "quantization": "none",
-        "seed": seed,
-        "status": status,
-        "trainable_params": 1234567,
-        "code_hash": "c",
-        "science_hash": "s",
-    }
-    if status == "done":
-        made |= {
-            "adapter_file_bytes": 45678,
-            "test": metrics,
-            "valid": metrics,
-            "train": {"tokens_per_s": 4321.0, "loss_first": 2.0, "loss_last": 1.0},
-            "memory": {"train": {"peak_rss_gb": 1.25}, "eval": {"peak_rss_gb": 0.75}},
-            "cost": {"attach_seconds": 0.1, "added_macs_per_token": 5.0},
-            "health": {"moved": True},
-            "forgetting": 0.01,
-            "seconds": 61.0,
-        }
+    made = factory.record(variant, seed, right=right, params=1234567, status=more.get("status", "done"))
+    if made["status"] == "done":
+        made["train"]["tokens_per_s"] = 4321.0
+        made["memory"] = {"train": {"peak_rss_gb": 1.25}, "eval": {"peak_rss_gb": 0.75}}
+        made |= {"adapter_file_bytes": 45678, "seconds": 61.0}
     return made | more
-
-
-def write(folder: Path, *records: dict[str, Any]) -> Path:
-    for r in records:
-        (folder / r["run_id"]).mkdir(parents=True)
-        (folder / r["run_id"] / "result.json").write_text(json.dumps(r))
-    return folder
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
 def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> None:
     """Each with a reason; a table from the rest is the table without them."""
     good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
-    write(tmp_path, *good)
+    factory.write(tmp_path, *good)
     alone = markdown(rows(read_records([tmp_path]).records), {})
     broken: dict[str, Any] = {
         "empty": "",
@@ -89,7 +47,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
         "list": "[1, 2]",
         "text": '"done"',
         "foreign": '{"accuracy": 0.9}',
-        "newer": json.dumps(record(run_id="newer", schema_version=2)),
+        "newer": json.dumps(record(run_id="newer", schema_version=3)),
         "copied": json.dumps(record()),
         "interrupted": json.dumps(record(run_id="interrupted", status="interrupted")),
         "odd": json.dumps(record(run_id="odd", status="half done")),
@@ -104,8 +62,8 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
         (tmp_path / name / "result.json").write_bytes(data)
     (tmp_path / "started").mkdir()
     (tmp_path / "a file").write_text("")
-    write(tmp_path / "published", record("dora"))
-    write(tmp_path / ".replaced", record("pissa"))
+    factory.write(tmp_path / "published", record("dora"))
+    factory.write(tmp_path / ".replaced", record("pissa"))
 
     found = read_records([tmp_path, tmp_path / "no such folder"])
     assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
@@ -136,10 +94,21 @@ def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
 
 
 def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
-    odd = record(seed=1)
+    """Nor those of other settings under the same name: each group has a row of its own."""
+    right = [True] * 30 + [False] * 10
+    odd = record(seed=1, right=right)
     odd["test"] = odd["test"] | {"questions_hash": "other"}
-    with pytest.raises(SystemExit, match="seeds answered different questions"):
-        rows([record(seed=0), odd])
+    other = record(seed=2, right=right)
+    other["science"] = other["science"] | {"prompt": "P", "adapter.r": 9}
+    default = record(seed=3, right=right)
+    default["science"] = default["science"] | {"adapter.r": 9}
+    lost = record(seed=4, status="diverged")
+    frame = rows([record(seed=0), record(seed=5), odd, other, default, lost])
+    assert sorted(zip(frame["seeds"], frame["accuracy"], frame["diverged"], strict=True)) == [
+        (1, 0.75, 0), (1, 0.75, 0), (1, 0.75, 0), (2, 0.25, 1),
+    ]  # fmt: skip
+    assert frame["cell"].is_unique
+    assert frame["section"].nunique() == 3
 
 
 @pytest.mark.parametrize("records", [[], [record(status="diverged")], [record(status="failed")]], ids=len)
@@ -149,14 +118,17 @@ def test_tables_of_no_accuracy(records: list[dict[str, Any]]) -> None:
 
 
 # -- README and reports -----------------------------------------------------------------------------------------------
-def test_only_the_part_between_the_markers_changes() -> None:
-    readme = f"before {BEGIN[:10]}\n{BEGIN}\nold | table\n{END}\nafter\n"
-    changed = with_table(readme, "NEW")
-    assert changed == readme.replace("old | table", "NEW")
-    assert with_table(changed, "NEW") == changed
-    for bad in ("nothing", readme + END, readme + BEGIN, f"{END}\n{BEGIN}"):
-        with pytest.raises(SystemExit, match=r"^README.md: the markers are missing; expected .* once each"):
-            with_table(bad, "NEW")
+def test_only_the_part_between_the_marks_changes() -> None:
+    begin, end = "<!-- results:begin (python cost_report.py writes this) -->", "<!-- results:end -->"
+    page = f"before {begin[:10]}\n{begin}\nold | table\n{end}\nafter\n"
+    changed = fill_block(page, "results", "NEW", "README.md")
+    assert changed == page.replace("old | table", "NEW")
+    assert fill_block(changed, "results", "NEW", "README.md") == changed
+    for bad in ("nothing", page + end, page + begin + "\n", f"{end}\n{begin}\n"):
+        with pytest.raises(SystemExit, match=r"^README.md: no single block results; expected .* once each"):
+            fill_block(bad, "results", "NEW", "README.md")
+    again = fill_block(changed, "results", f"{begin}\n{end}", "README.md")  # marks in a text are none
+    assert fill_block(again, "results", "NEW", "README.md") == changed
 
 
 @pytest.fixture
@@ -167,7 +139,7 @@ def repository(tmp_path: Path, monkeypatch: Any) -> Path:
 
 
 def test_check_fails_on_any_changed_figure(repository: Path) -> None:
-    published = write(repository / "runs" / "published", record(seed=0), record("hra"))
+    published = factory.write(repository / "runs" / "published", record(seed=0), record("hra"))
     rebuild()
     check()
     readme, csv = repository / "README.md", repository / "reports" / "results.csv"
@@ -200,7 +172,7 @@ def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job
     job = small_job(f"runs_dir={repository / 'local'}")
     name = run(job)["run_id"]
     published = repository / "runs" / "published"
-    with pytest.raises(BadInput, match=r"^publish=nope: not a finished run, got None; expected done or diverged\.$"):
+    with pytest.raises(BadInput, match=r"^publish=nope: not a finished run \(.*No such file"):
         publish([name, "nope"], str(job.runs_dir))
     assert not published.exists()
     publish([name], str(job.runs_dir))

@@ -1,0 +1,85 @@
+"""Folders that cannot be used are refused in one line, and what a kill left behind is removed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import BadInput
+from harness.records.lock import check_writable, lock
+from harness.records.plan import begin, plan
+from harness.run import run
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EIO, errno.ENOSYS, errno.EROFS])
+def test_a_disk_without_locks_is_refused_in_one_line(tmp_path: Path, monkeypatch: Any, code: int) -> None:
+    """Never a traceback, and no waiting for a lock that will never come."""
+
+    def fails(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    before = len(os.listdir("/proc/self/fd"))
+    with (
+        pytest.raises(
+            BadInput, match=rf"^runs_dir: cannot be locked \({os.strerror(code)}\), got '.*runs_dir=<folder>\.$"
+        ),
+        lock(tmp_path / "runs", "id"),
+    ):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("dangling", "a link to nothing"), ("file", "not a folder"), ("below a file", "not a folder"), ("proc", "cannot")],
+)
+def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str, what: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "purged")
+    folder = {"below a file": tmp_path / "file" / "runs", "proc": Path("/proc/runs")}.get(kind, tmp_path / kind)
+    with pytest.raises(BadInput, match=rf"^runs_dir: {what}.*, got '.*Give another: runs_dir=<folder>\.$"):
+        check_writable(folder, "runs_dir")
+    assert not (tmp_path / "purged").exists()
+
+
+def test_a_lock_leaves_nothing_and_survives_a_removed_folder(tmp_path: Path) -> None:
+    with lock(tmp_path / "runs", "id"):
+        assert (tmp_path / "runs" / ".locks" / "id.lock").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_leftovers_are_swept_by_the_next_run_of_the_id(small_job: Any) -> None:
+    """A finished run's checkpoint, and temporary files older than a day; younger ones may be another process's."""
+    job = small_job("variant=none")
+    folder = job.runs_dir / run(job)["run_id"]
+    old, young = folder / ".result.json.a.tmp", folder / ".result.json.b.tmp"
+    mine = folder / "notes.tmp"
+
+    def litter() -> None:
+        for path in (old, young, mine):
+            path.write_text("half")
+        os.utime(old, (0, time.time() - 90_000))
+
+    litter()
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "step").write_text("")
+    run(job)
+    assert not old.exists()
+    assert not (folder / "checkpoint").exists()
+    assert young.exists()
+    assert mine.exists()
+
+    (folder / "result.json").unlink()
+    (folder / "checkpoint").mkdir()
+    resumed = plan(job)
+    litter()
+    begin(resumed.__class__(**vars(resumed) | {"action": "resume"}))
+    assert not old.exists()
+    assert young.exists()
