@@ -13,6 +13,7 @@ from harness.data.batches import calibration_batches, order_hash, pad_id
 from harness.data.load import load_data
 from harness.device import one_gpu
 from harness.errors import BadInput, refuse
+from harness.evaluation.check_model import check_model
 from harness.evaluation.metrics import metrics
 from harness.evaluation.platinum import read_platinum, score_platinum
 from harness.evaluation.predict import predict
@@ -20,7 +21,6 @@ from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import repeat_test
 from harness.inputs.base_model import forget_models, gradient_checkpointing, loaded
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
-from harness.loss import refuse_scaled_logits
 from harness.measure.meters import Meters
 from harness.records.lock import check_writable, lock
 from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, plan
@@ -107,7 +107,7 @@ class Run:
         self.tokenizer, self.model = loaded(job)
         self.data, self.pad = load_data(job, self.tokenizer, self.plan.fingerprints), pad_id(self.tokenizer)
         self.corrected = read_platinum(job.platinum) if job.platinum.is_set else []
-        refuse_scaled_logits(self.model, job.model.id)
+        check_model(self.model, self.tokenizer, self.data, job)
         self.meters = Meters(self.model, self.tokenizer, job, self.data.test[0].text)
         with self._attach():
             earlier = begin(self.plan)

@@ -45,13 +45,16 @@ def test_no_training_row_comes_from_a_held_out_question(small_job: Any, tokenize
     assert read.counts == {
         "train_rows": 60,
         "removed_for_validation": 18,
+        "removed_for_test": 0,
         "over_long": 0,
         "unfit": 0,
         "train_examples": 42,
         "without_original": 0,
         "removed_identical": 0,
+        "valid_unmatched": 0,
         "valid": 9,
         "test": 10,
+        "valid_in_test": 0,
     }
 
 
@@ -59,13 +62,13 @@ def test_validation_is_the_same_for_every_seed_and_order(small_job: Any, tokeniz
     by_seed = [contents(data_of(small_job(f"seed={s}"), tokenizer)) for s in (0, 7)]
     assert by_seed[0] == by_seed[1]
     asked = [Question(query_of(k), "1") for k in range(50)]
-    chosen, keys = hold_out(asked, 20)
-    assert set(chosen) == set(hold_out(asked[::-1], 20)[0])
-    assert set(hold_out(asked, 10)[0]) <= set(chosen)
-    assert keys == {normalised(q.text) for q in chosen}
+    chosen, held_out = hold_out(asked, [], 20)
+    assert set(chosen) == set(hold_out(asked[::-1], [], 20)[0])
+    assert set(hold_out(asked, [], 10)[0]) <= set(chosen)
+    assert held_out.valid == {normalised(q.text) for q in chosen}
     assert [q.text for q in chosen] != [query_of(k) for k in range(20)]  # no prefix of the file
     with pytest.raises(BadInput, match=r"^benchmark.valid_size: larger than .*, got 50; expected < 50\.$"):
-        hold_out(asked, 50)
+        hold_out(asked, [], 50)
 
 
 def test_training_data_without_originals_is_said(
@@ -92,12 +95,13 @@ def test_training_data_without_originals_is_said(
         assert (counts["train_rows"], counts["removed_for_validation"], counts["train_examples"]) == (11, 2, 9)
         assert (counts["without_original"], counts["removed_identical"]) == (3, 1)
         assert caplog.messages == [
-            "data.train: 3 of 11 rows have no original_question: those that are augmented copies of validation "
-            "questions cannot be found; only identical questions were removed, 1 of them"
+            "data.train: 3 of 11 rows have no original_question, so augmented copies of validation and test questions "
+            "cannot be found among them; only identical questions were removed, 1 of them for validation"
         ]
         assert capsys.readouterr().out == (
             "data: 6 validation and 10 test questions; "
-            "11 training rows, 2 removed for validation, 0 over-long, 0 unfit, 9 left\n"
+            "11 training rows, 2 removed for validation, 0 for test, 0 over-long, 0 unfit, 9 left; "
+            "5 validation questions match no row\n"
         )
 
 
@@ -135,7 +139,7 @@ def test_prompts_that_are_no_prefix(small_job: Any, tokenizer: Any, tmp_path: Pa
         rows[k]["query"] = "MERGED"
     job = small_job(f"data.train.path={write_jsonl(tmp_path / 'many.jsonl', rows)}")
     with pytest.raises(
-        BadInput, match=r"^benchmark.prompt: its tokens .*, in 4 of 250 rows \(first .*many.jsonl:11\), "
+        BadInput, match=r"^benchmark.prompt: the prompt does not .*, in 4 of 250 rows \(first .*many.jsonl:11\), "
     ):
         data_of(job, tokenizer)
     assert not list(job.cache_dir.rglob("*.part"))
@@ -148,7 +152,7 @@ def test_over_long_examples_are_dropped_whole_and_counted(small_job: Any, tokeni
     half = data_of(small_job(f"benchmark.max_length={limit}"), tokenizer)
     assert list(half.train) == [e for e in everything.train if len(e.ids) <= limit]
     assert half.counts["over_long"] == len(everything.train) - len(half.train) > 0
-    with pytest.raises(BadInput, match=r"^data.train: no example left .*'over_long': 48.* Raise benchmark"):
+    with pytest.raises(BadInput, match=r"^data.train: no example left .*'over_long': 48.*, or raise benchmark"):
         data_of(small_job("benchmark.max_length=8"), tokenizer)
 
 

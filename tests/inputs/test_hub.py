@@ -24,7 +24,7 @@ from harness.config.compose import compositions
 from harness.config.job import Job
 from harness.config.validate import job_from
 from harness.errors import BadInput
-from harness.inputs.fingerprints import model_identity
+from harness.inputs.fingerprints import model_fingerprint
 from harness.paths import ROOT
 from harness.records.plan import plan
 from tests.conftest import make_model, query_of, run_id_of, science_of, training_rows, write_jsonl
@@ -427,7 +427,7 @@ def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Pat
     monkeypatch.chdir(data_dir.parent)
     assert run_id_of(small_job(*[w.replace("~/", "") for w in words])) == expected
     tiny = [small_job("model.id=models/tiny").model, small_job(f"model.id={ROOT}/models/tiny").model]
-    assert len({model_identity(spec, data_dir) for spec in tiny}) == 1
+    assert len({model_fingerprint(spec) for spec in tiny}) == 1
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])

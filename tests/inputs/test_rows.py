@@ -10,12 +10,16 @@ import pytest
 
 from harness.config.job import Source
 from harness.config.validate import BadInput
-from harness.inputs.rows import Question, read_questions, read_rows, stream_rows
+from harness.inputs.rows import Question, Row, read_questions, stream_rows
 from tests.conftest import training_rows, write_jsonl
 
 
 def source(path: Path | None, **columns: str) -> Source:
     return Source(path=str(path), hub=None, subset=None, split="train", revision=None, columns=columns)
+
+
+def read_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> list[Row]:
+    return [row for _, row in stream_rows(source, where, needed=needed)]
 
 
 def test_formats_give_the_same_rows(tmp_path: Path) -> None:
@@ -51,7 +55,7 @@ def test_arrays_are_read_like_lines(tmp_path: Path, monkeypatch: Any) -> None:
             assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
     (tmp_path / "broken.json").write_text(json.dumps(rows)[:-9])
     stream = stream_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
-    assert [next(stream) for _ in rows[1:]] == expected[:-1]
+    assert [next(stream) for _ in rows[1:]] == [*enumerate(expected[:-1], start=1)]
     with pytest.raises(BadInput, match=r":39: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
         next(stream)
 
