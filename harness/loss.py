@@ -45,7 +45,7 @@ def label_loss_sum(
 def _chunk_loss(
     model: Any, ids: Int[Tensor, "B T"], outputs: Any, states: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
 ) -> Float[Tensor, ""]:
-    """The model's own forward behind its decoder, so that scaled or capped logits (Granite, Cohere, Gemma 2) are too."""
+    """The model's own forward behind its decoder, which may scale or cap logits (Granite, Cohere, Gemma 2)."""
     with _decoder_returns(model, dataclasses.replace(outputs, last_hidden_state=states[None])):
         logits = model(input_ids=ids, use_cache=False).logits[0]  # (N, V)
     return F.cross_entropy(logits.to(torch.promote_types(torch.float32, logits.dtype)), targets, reduction="sum")

@@ -27,7 +27,7 @@ def batches(examples: Sequence[Example], *, steps: int, batch_size: int, seed: i
 
 
 def _endless(rng: random.Random, lengths: list[int], size: int) -> Iterator[list[int]]:
-    """Batches of all epochs. What an epoch leaves over begins the next one's first batch, filled with other examples."""
+    """Batches of all epochs. An epoch's remainder begins the next one's first batch, filled with other examples."""
     window = 32 * size  # lengths are sorted within it: large enough to pad little, small enough to stay random
     left: list[int] = []
     while True:

@@ -51,7 +51,10 @@ def split_questions(job: Job, split: str) -> list[Question]:
     """The questions of `test` or `valid` that a run of this job answers, in its order."""
     if split == "test":
         return read_questions(job.test_source, "data.test")[: job.eval_limit]
-    questions, test = read_questions(job.question_source, "data.questions"), read_questions(job.test_source, "data.test")
+    questions, test = (
+        read_questions(job.question_source, "data.questions"),
+        read_questions(job.test_source, "data.test"),
+    )
     return hold_out(questions, test, job.valid_size)[0][: job.eval_limit]
 
 

@@ -107,7 +107,7 @@ class Writer:
 
 
 def cached(folder: Path, key: str, build: Callable[[Writer], Counts]) -> tuple[Examples, Counts]:
-    """The contents of `folder`/`key`, which `build` writes first where they are missing: once, also across processes."""
+    """The contents of `folder`/`key`, written by `build` where they are missing: once, also across processes."""
     stored = _read(folder / key)
     if stored is None:
         folder.mkdir(parents=True, exist_ok=True)

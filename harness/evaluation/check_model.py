@@ -24,7 +24,7 @@ FINE, COARSE = 1e-3, 0.1
 
 
 def check_model(model: Any, tokenizer: Any, data: Data, job: Job) -> None:
-    """Raises BadInput where the model cannot take the data's tokens or lengths, or cannot be trained or decoded here."""
+    """Raises BadInput where the model cannot take the data's tokens or lengths, be trained or be decoded here."""
     prompts = prompt_ids(job.prompt, [q.text for q in data.valid + data.test], tokenizer)
     _check_tokens(model, tokenizer, data, prompts, job)
     _check_positions(model, data, prompts, job)
@@ -89,7 +89,7 @@ def _decoded(model: Any, rows: list[list[int]], pad: int, device: str) -> list[t
         logits.append(forward(*args))
         return logits[-1]
 
-    forward, batch._forward = batch._forward, record  # type: ignore[method-assign]
+    forward, batch._forward = batch._forward, record  # type: ignore[method-assign, assignment]
     at = [len(row) - 3 for row in rows]  # what is known of each row; the rest is fed token by token
     batch.admit([Row(0, rows[0][: at[0]])])
     batch.admit([Row(1, rows[1][: at[1]])])
@@ -112,4 +112,6 @@ def _error(logits: Float[Tensor, " V"], expected: Float[Tensor, " V"]) -> Float[
 def _refusal(model: Any, job: Job, what: str, got: float | None = None) -> BadInput:
     kind, remedy = type(model).__name__, "Choose a decoder with plain attention layers, as Qwen3, Llama or Gemma."
     expected = "an architecture that trains and decodes here"
-    return refuse("model.id", f"{kind}: {what}", got=job.model.id if got is None else got, expected=expected, remedy=remedy)
+    return refuse(
+        "model.id", f"{kind}: {what}", got=job.model.id if got is None else got, expected=expected, remedy=remedy
+    )

@@ -14,8 +14,8 @@ from harness.config.schema import Model, Source
 from harness.errors import refuse
 from harness.files import write_text
 from harness.hashing import file_sha256, sha256
-from harness.inputs.base_model import check_files, local_folder, place_of
 from harness.inputs.hub import commit_of
+from harness.inputs.model_files import check_files, check_indices, files_read, local_folder, place_of
 from harness.inputs.rows import local_file
 from harness.paths import ROOT
 
@@ -127,13 +127,12 @@ def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
 
 
 def model_fingerprint(spec: Model, commit: bool = True) -> Fingerprint:
-    """Of a model: the files that make it, or a hub repository."""
+    """Of a model: every file of a folder that loading reads, by name and contents, or a hub repository at a commit."""
     folder = local_folder(spec)
     if folder is None:
         place = f"hub:{place_of(spec)}{f'/{spec.gguf_file}' if spec.gguf_file else ''}@"
         at = commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
         return Fingerprint(f"{place}{at}", f"{place}{spec.revision}")
     check_files(spec, [f.name for f in folder.iterdir()], str(folder))
-    kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
-    kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
-    return Fingerprint.local("sha256:" + sha256([[f.name, file_sha256(f)] for f in kept]))
+    check_indices(folder, str(folder))
+    return Fingerprint.local("sha256:" + sha256([[f.name, file_sha256(f)] for f in files_read(folder, spec)]))

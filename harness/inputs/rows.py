@@ -21,7 +21,13 @@ Row = dict[str, str]
 NUMERIC = ("answer", "response")  # columns in which other programs write 18 for "18"
 CHUNK = 2**16  # characters of a JSON array read at a time
 LONGEST = 2**26  # characters within which a row must end, lest a broken file be read whole to find its error
-COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+}
 
 
 @dataclass(frozen=True)

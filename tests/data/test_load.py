@@ -105,6 +105,90 @@ def test_training_data_without_originals_is_said(
         )
 
 
+FOLDED = [
+    ("He has $1,000.", "he has 1000"),
+    (r"He has \\$1{,}000 now", "He has $1000 now."),
+    ("caf\u00e9 \u00bd", "cafe\u0301 1\u20442"),
+    ("\uff11\uff12 eggs", "12 eggs"),
+    ("zero\u200bwidth \ufeffjoin\u00aders", "zerowidth joiners"),
+    ("\u201cAnn\u2019s\u201d pens \u2013 2\u20143", '"Ann\'s" pens - 2-3'),
+    ("STRASSE \ufb01ve", "straße five"),
+    ("no\u00a0break\u2003space", "no break space"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), FOLDED)
+def test_copies_that_differ_in_form_are_one_question(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other) != ""
+    assert normalised(normalised(one)) == normalised(one)
+
+
+def test_different_numbers_stay_different() -> None:
+    texts = ["1,000", "1000000", "1.000", "1,00", "10,00", "1,000,00", "12,345", "1, 000", "x²", "x"]
+    assert len({normalised(t) for t in texts}) == len(texts) - 1  # x² and x2 would be one, but x² and x are not
+    assert normalised("1,234,567") == normalised("1234567")
+
+
+def test_the_benchmarks_validation_questions_are_those_of_version_1() -> None:
+    """Folding more must not choose others: published learning rates were tuned on these."""
+    from harness.hashing import sha256
+    from harness.tiny import problems
+
+    questions = [Question(r["question"], r["answer"]) for r in problems.question_rows()]
+    test = [Question(r["question"], r["answer"]) for r in problems.test_rows()]
+    chosen, held_out = hold_out(questions, test, 500)
+    assert (
+        sha256([[q.text, q.reference] for q in chosen])
+        == "3c756e31a98e3b94e97eddc53d07bc716c00a076e324b238eef52d3c75be16d0"
+    )
+    assert held_out.valid_in_test == 0
+
+
+def test_test_questions_are_neither_trained_nor_validated_on(
+    small_job: Any, tokenizer: Any, data_dir: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Six copies in the training file and four among the questions: removed, counted and printed."""
+    monkeypatch.setattr("harness.data.load._said", set())
+    tested = [json.loads(line) for line in (data_dir / "test.jsonl").read_text().splitlines()]
+    asked = [json.loads(line) for line in (data_dir / "questions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (data_dir / "train.jsonl").read_text().splitlines()]
+    copies = [
+        {"query": f"Else {n}?", "original_question": q["question"].upper(), "response": "1"}
+        for n, q in enumerate(tested[:3])
+    ]
+    copies += [
+        {"query": q["question"].replace(" ", "\u00a0"), "original_question": "Other", "response": "1"}
+        for q in tested[3:6]
+    ]
+    train = write_jsonl(tmp_path / "train.jsonl", rows + copies)
+    questions = write_jsonl(
+        tmp_path / "questions.jsonl", [q | {"question": f"{q['question']} "} for q in tested[:4]] + asked
+    )
+    clean = data_of(small_job(), tokenizer)
+    capsys.readouterr()
+    found = data_of(
+        small_job(f"data.train.path={train}", f"data.questions.path={questions}", "eval.limit=2"), tokenizer
+    )
+    assert list(found.train) == list(clean.train)
+    assert found.valid == clean.valid[:2]
+    assert (found.counts["removed_for_test"], found.counts["valid_in_test"]) == (6, 4)
+    said = capsys.readouterr().out
+    assert "(4 test questions among data.questions were left out)" in said
+    assert ", 6 for test, " in said
+    same = small_job(f"data.questions.path={data_dir / 'test.jsonl'}")
+    line = r"^data.questions: 10 of its 10 questions are test questions, .*, got 0; expected > 6\. Give other"
+    with pytest.raises(BadInput, match=line):
+        data_of(same, tokenizer)
+
+
+def test_a_wrong_original_column_shows(small_job: Any, tokenizer: Any, caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("harness.data.load._said", set())
+    with caplog.at_level(logging.WARNING):
+        counts = data_of(small_job("data.train.columns.original_question=type"), tokenizer).counts
+    assert (counts["removed_for_validation"], counts["valid_unmatched"]) == (0, counts["valid"])
+    assert "data.train.columns.original_question names the wrong column" in caplog.text
+
+
 # -- tokens -----------------------------------------------------------------------------------------------------------
 def test_labels_are_the_response_and_one_eos(tokenizer: Any) -> None:
     """Whatever the text: braces, an EOS or white space at its end, letters of several bytes."""

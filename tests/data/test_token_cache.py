@@ -133,7 +133,7 @@ def test_two_processes_and_a_kill(overrides: list[str], tmp_path: Path) -> None:
 def test_hub_data_is_the_same_only_at_the_same_commit(
     small_job: Any, made: Any, tokenizer: Any, monkeypatch: Any
 ) -> None:
-    """A branch that has moved since is read and tokenised again. A process resolves it once, so it cannot move later."""
+    """A branch that has moved since is read and tokenised again. A process resolves it once, so it stays."""
     commits = iter(["a" * 40] * 2 + ["b" * 40] * 2 + ["a" * 40])
     monkeypatch.setattr("harness.inputs.fingerprints.commit_of", lambda *a: next(commits))
     monkeypatch.setattr("harness.inputs.rows._read_hub", lambda source, where: training_rows(30))

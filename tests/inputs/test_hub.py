@@ -24,8 +24,9 @@ from harness.config.compose import compositions
 from harness.config.job import Job
 from harness.config.validate import job_from
 from harness.errors import BadInput
-from harness.inputs.fingerprints import model_fingerprint
+from harness.inputs.fingerprints import Fingerprinter, model_fingerprint
 from harness.paths import ROOT
+from harness.records.ids import run_id
 from harness.records.plan import plan
 from tests.conftest import make_model, query_of, run_id_of, science_of, training_rows, write_jsonl
 from tests.fake_hub import FakeHub
@@ -238,7 +239,8 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
         return job_from(cfg)
 
     def ids(*words: str) -> str:
-        return run_id_of(job(*words))
+        fingerprinter, asked = Fingerprinter(), job(*words)
+        return run_id(asked, fingerprinter.of(asked, typed_only=True), fingerprinter)
 
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")
