@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1024  # most label positions whose logits exist at one time
-LOGITS = 2**25  # most logits that exist at one time; several fp32 copies of 128 MiB each are made of them
+LOGITS = 2**25  # most logits that exist at one time; several fp32 copies of 128 MiB each follow from them
 
 
 def label_loss_sum(
@@ -23,7 +23,7 @@ def label_loss_sum(
     """Sum over label positions of −log p(token | what is before it), in nats; fp32 or wider.
 
     labels: positions of the predicted tokens in the flattened ids (a boolean mask would make CUDA wait for its count).
-    Rows are padded on the right and no attention mask is given: under causal attention no real token sees what follows
+    Rows are padded on the right and there is no attention mask: under causal attention no real token sees what follows
     it, and without a mask the fast attention kernels apply. chunk: positions at one time; None: what CHUNK and LOGITS
     allow (a vocabulary of 151,936 leaves 220).
     """

@@ -178,12 +178,12 @@ class Run:
             source = self.plan.fingerprints[PLATINUM].content
             self.facts["platinum"] = score_platinum(answers, test, self.corrected, source)
         if job.eval_repeat > 1:
-            asked = (self.model, self.tokenizer, test, job, answers, file, self._tick)
-            self.facts["repeat"] = repeat_test(*asked, turns=job.eval_repeat)
+            inputs = (self.model, self.tokenizer, test, job, answers, file, self._tick)
+            self.facts["repeat"] = repeat_test(*inputs, turns=job.eval_repeat)
         self.clock += time.perf_counter() - start
 
     def _tick(self, text: str) -> None:
-        """Called while texts are decoded: raises Interrupted when asked to stop, says `text` unless it is empty."""
+        """Called while texts are decoded: raises Interrupted on a request to stop, says `text` unless it is empty."""
         self.interrupts.check()
         if text:
             self.log.say(text)

@@ -1,4 +1,4 @@
-"""Held-out questions: which are kept for validation, and how training rows that come from them are found."""
+"""Held-out questions: which are kept for validation, and how training rows that come from them are recognised."""
 
 from __future__ import annotations
 

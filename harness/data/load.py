@@ -1,4 +1,4 @@
-"""What a run trains on and is asked: clean validation, tokenised training rows, length-bucketed batches."""
+"""The data of a run: training examples, and validation and test questions that training never sees."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Counts = dict[str, int]
 
 
 class Examples(Sequence[Example]):
-    """Texts of which only `lengths` (tokens per text) are in memory; an example is read when it is asked for."""
+    """Texts of which only `lengths` (tokens per text) are in memory; an example is read on access."""
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray, prompts: np.ndarray) -> None:
         self._ids, self._offsets, self._prompts = ids, offsets, prompts
@@ -58,7 +58,7 @@ def lengths_of(examples: Sequence[Example]) -> np.ndarray:
 
 
 def key_of(tokenizer: Any, **decides: Any) -> str:
-    """Name of the folder for what a tokenizer makes of the settings that decide rows and texts."""
+    """Name of the folder for these examples: by tokenizer and by the settings that decide rows and texts."""
     import tokenizers
 
     identity = [tokenizers.__version__, _backend_text(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id]

@@ -48,8 +48,8 @@ def prompt_ids(template: str, queries: Sequence[str], tokenizer: Any) -> list[li
 def tokenize(rows: Sequence[Row], template: str, tokenizer: Any) -> list[Example | None]:
     """prompt + " " + response + EOS of each row, untruncated.
 
-    None where the prompt's tokens are no prefix of the text's (training would be on prompts that are never asked) or
-    where EOS comes before the end (the answer would stop there).
+    None where the prompt does not tokenize to a prefix of the text (training would see prompts that evaluation never
+    does), or where EOS comes before the end (the answer would stop there).
     """
     if not rows:
         return []
@@ -78,9 +78,9 @@ def _encode(template: str, texts: list[str], parts: Sequence[str], tokenizer: An
     special = re.compile("|".join(re.escape(t) for t in special_tokens(tokenizer)) or "(?!)")
     split = special.search(template) is None
     for part in parts if not split else ():
-        if found := special.search(part):
-            what = f"has special tokens, and the data has the text {found[0]}, which would act as one"
-            shown = part[max(0, found.start() - 30) : found.end() + 10]
+        if match := special.search(part):
+            what = f"has special tokens, and the data has the text {match[0]}, which would act as one"
+            shown = part[max(0, match.start() - 30) : match.end() + 10]
             raise refuse("benchmark.prompt", what, got=shown, remedy="Remove it from the data or the prompt.")
     ids = tokenizer(texts, split_special_tokens=split, return_attention_mask=False)["input_ids"]
     appended = _appended(tokenizer)

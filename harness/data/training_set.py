@@ -25,7 +25,7 @@ COUNTED = (
     "unfit",  # see harness.data.tokenize
     "train_examples",  # what is left
     "without_original",  # of train_rows: rows that do not say which question they come from
-    "removed_identical",  # of removed_for_validation: those among them, found by their own text
+    "removed_identical",  # of removed_for_validation: those among them, recognised by their own text
     "valid_unmatched",  # validation questions that no training row comes from
 )
 

@@ -25,10 +25,10 @@ def eos_ids(model: Any, tokenizer: Any) -> set[int]:
     Training texts end with the tokenizer's; instruction-tuned bases end their turns with another one.
     """
     configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
-    found: list[Any] = [tokenizer.eos_token_id]
+    ids: list[Any] = [tokenizer.eos_token_id]
     for configured in (getattr(c, "eos_token_id", None) for c in configs):
-        found += configured if isinstance(configured, list) else [configured]
-    return {int(i) for i in found if i is not None}
+        ids += configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in ids if i is not None}
 
 
 @dataclass

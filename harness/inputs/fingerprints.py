@@ -1,4 +1,4 @@
-"""What makes a model or data set the same wherever it lies: the hash of its files, or the hub's commit."""
+"""Identity of a model or data set wherever it lies: the hash of its files, or the hub's commit."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Fingerprinter:
 
 def hub_commits(job: Job) -> dict[str, str]:
     """The commit of everything that a job takes from the hub, by its place in the config."""
-    found = {}
+    commits = {}
     if local_folder(job.model) is None:
-        found["model"] = commit_of("model", job.model.id, job.model.revision, "model")
+        commits["model"] = commit_of("model", job.model.id, job.model.revision, "model")
     for where, source in job.sources.items():
         if source.path is None and source.hub is not None:
-            found[where] = commit_of("dataset", source.hub, source.revision, where)
-    return found
+            commits[where] = commit_of("dataset", source.hub, source.revision, where)
+    return commits
 
 
 def at_commits(job: Job, commits: dict[str, str]) -> Job:
@@ -85,7 +85,7 @@ def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool
     columns = sha256(source.columns)[:8]
     if source.path is None:
         if source.hub is None:
-            raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+            raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
         at = commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
         place = f"hub:{source.hub}/{source.subset}/{source.split}@"
         return Fingerprint(f"{place}{at} columns:{columns}", f"{place}{source.revision} columns:{columns}")
@@ -97,7 +97,7 @@ def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool
 
 
 def has_changed(source: Source, fingerprint: Fingerprint, where: str) -> bool:
-    """Whether a local file is another one than when its fingerprint was taken; read again only where its time moved."""
+    """Whether a local file has changed since its fingerprint was taken; read again only where its time differs."""
     if source.path is None or source.path.startswith("generated:"):
         return False
     return file_sha256(local_file(source.path, where)) not in fingerprint.content
@@ -113,7 +113,7 @@ def text_fingerprint(source: str) -> str:
 
 
 def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
-    """Hash of the generated rows; remembered by the generator's own source, since making the rows takes a second."""
+    """Hash of the generated rows; kept by the generator's own source, since generating them takes a second."""
     sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
     key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
     file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"

@@ -56,13 +56,13 @@ def read_questions(source: Source, where: str) -> list[Question]:
 def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
     """Rows with our column names, in file order, each with its number: the line in JSONL, else counted from 1.
 
-    A numeric answer or response becomes text. Raises BadInput, naming file and row, for anything else but non-empty
-    strings in the `needed` columns.
+    A numeric answer or response becomes text. Raises BadInput, naming file and row, where a `needed` column is not a
+    non-empty string.
     """
     if source.path is None and source.hub is None:
-        raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+        raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
     if unmapped := [name for name in needed if name not in source.columns]:
-        raise refuse(f"{where}.columns", f"no column is given for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
+        raise refuse(f"{where}.columns", f"no column for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
     rows = _read_local(source.path, where) if source.path is not None else enumerate(_read_hub(source, where), 1)
     place, empty = source.path or source.hub, True
     for number, row in rows:
@@ -76,18 +76,18 @@ def _checked_row(row: Any, place: str, columns: dict[str, str], needed: tuple[st
     if not isinstance(row, dict):
         raise refuse(place, "not a row", got=_short(row), expected="an object with named columns")
     out: Row = {}
-    for ours, theirs in columns.items():
-        value = row.get(theirs)
+    for ours, name in columns.items():
+        value = row.get(name)
         if ours in NUMERIC:
             value = _as_text(value)
         if ours in needed and (not isinstance(value, str) or not value.strip()):
             have = ", ".join(sorted(map(str, row))) or "nothing"
-            what, expected = f"column {theirs!r} is missing or empty", "a non-empty string"
+            what, expected = f"column {name!r} is missing or empty", "a non-empty string"
             remedy = f"The row has {have}; map columns with data.*.columns.{ours}=<name>."
             raise refuse(place, what, got=_short(value), expected=expected, remedy=remedy)
         if isinstance(value, str):
             if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-                what = f"column {theirs!r} holds half a character (a lone surrogate, as when an emoji is cut in two)"
+                what = f"column {name!r} holds half a character (a lone surrogate, as when an emoji is cut in two)"
                 raise refuse(place, what, got=_short(value), expected="whole characters", remedy="Correct this row.")
             out[ours] = value
     return out

@@ -283,7 +283,7 @@ REFUSED = [
     ("data.train.hub=org/nope", r"data\.train\.hub: no such data set on the hub, got 'org/nope'\. .*path=<file>\."),
     ("data.train.hub=a/b/c.json",
      r"data\.train\.hub: neither a hub id nor .*, got 'a/b/c\.json'\. Give data\.train\.path.*"),
-    ("data.train.hub=null", r"data\.train: neither path nor hub is given\. Set data\.train\.path=<file>\."),
+    ("data.train.hub=null", r"data\.train: no path and no hub id\. Set data\.train\.path=<file>\."),
     ("data.test.revision=v9", r"data\.test\.revision: no such revision, got 'v9'; expected .* of openai/gsm8k\. .*"),
     ("data.test.subset=nope",
      r"data\.test\.subset: no such subset of openai/gsm8k, got 'nope'; expected one of main, socratic\."),
@@ -373,7 +373,7 @@ def test_unreachable_is_asked_once_and_answered_from_the_cache(
     done = program(fake.environment(tmp_path / "home"), *words, "seed=1")
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if "cannot reach the hub" in line]
-    assert [re.sub(r".* main of (\S+) is what it was last, (\w+)", r"\1 \2", s) for s in said] == [
+    assert [re.sub(r".* main of (\S+) is cached as (\w+)", r"\1 \2", s) for s in said] == [
         f"{QWEN} {commits['model']}",
         f"{GSM} {commits['data.test']}",
         f"{MATH} {commits['data.train']}",

@@ -87,7 +87,7 @@ def test_broken_arrays_name_the_row(tmp_path: Path, monkeypatch: Any, content: b
 def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"q": "1+1?", "a": "#### 2", "question": "not this"}])
     assert read_questions(source(path, question="q", answer="a"), "data.test") == [Question("1+1?", "#### 2")]
-    with pytest.raises(BadInput, match=r"^data.test.columns: no column is given for answer; expected answer: "):
+    with pytest.raises(BadInput, match=r"^data.test.columns: no column for answer; expected answer: "):
         read_questions(source(path, question="q"), "data.test")
 
 
