@@ -21,13 +21,9 @@ from harness.config.job import Job
 from harness.config.schema import Model
 from harness.errors import refuse
 from harness.hashing import file_sha256
-from harness.inputs.hub import commit_of, fetch, listing
-from harness.inputs.model_files import SMALL, WEIGHTS, check_files, check_indices, local_folder, place_of
-from harness.inputs.model_files import stored_quantization as stored_in
+from harness.inputs.model_files import WEIGHTS, folder_of, local_folder, stored_quantization
 
 DIGESTS = "sha256.json"  # of an unpacked GGUF model's files
-
-
 _loaded: dict[str, tuple[Any, Any]] = {}
 
 
@@ -60,18 +56,19 @@ def load_model(job: Job) -> nn.Module:
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
     spec = _unpacked(job.model, job.cache_dir / "dequantized")
     folder = folder_of(spec)
-    stored = stored_in(folder, job.model.id)
+    stored = stored_quantization(folder, job.model.id)
     if stored not in ("none", job.quantization):
         what, remedy = f"{job.model.id} is stored in {stored}", f"Type quantization={stored}."
         raise refuse("quantization", what, got=job.quantization, expected=stored, remedy=remedy)
     if job.quantization != "none":
         options["device_map"] = {"": job.device}
-        _refuse_non_finite(_stored_tensors(folder), job.model)  # quantizing may hide them
     if stored != job.quantization:
         options["quantization_config"] = quantization_config(job)
     model = _from_pretrained(AutoModelForCausalLM, spec, options | {"use_safetensors": True})
     if job.quantization == "none":
         model = model.to(job.device)
+    else:
+        _refuse_non_finite(_stored_tensors(folder), job.model)  # quantizing may hide them
     _refuse_non_finite(model.state_dict().items(), job.model)
     forbid_cpu_packing(model)  # before anybody's first grad-free forward
     return model.eval()
@@ -80,7 +77,7 @@ def load_model(job: Job) -> nn.Module:
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob(WEIGHTS)):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no dict
                 yield name, tensors.get_tensor(name)
@@ -101,15 +98,6 @@ def quantization_config(job: Job) -> Any:
         return BitsAndBytesConfig(load_in_8bit=True)
     dtype = DTYPES[job.model.dtype]
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-def folder_of(spec: Model) -> Path:
-    """The folder to load from; a hub model is fetched to the hub's cache. Raises BadInput for what is no base model."""
-    folder = local_folder(spec)
-    if folder is None:
-        folder = _hub_folder(spec)
-    check_indices(folder, spec.id)
-    return folder
 
 
 def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
@@ -149,17 +137,6 @@ def _refuse_incomplete(info: dict[str, Any], spec: Model) -> None:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             remedy = "Give weights that belong to its config.json."
             raise refuse("model.id", f"tensor {names[0]}{more} is {what}", got=spec.id, remedy=remedy)
-
-
-def _hub_folder(spec: Model) -> Path:
-    """Folder of the hub's cache with the model at its commit; its small files are looked at before its weights come."""
-    place = place_of(spec)
-    small = [spec.gguf_file] if spec.gguf_file is not None else SMALL
-    folder = fetch("model", place, spec.revision, small, "model")
-    commit = commit_of("model", place, spec.revision, "model")
-    names = listing("model", place, commit) or [f.name for f in folder.glob("*")]
-    check_files(spec, names, place)
-    return folder if spec.gguf_file is not None else fetch("model", place, spec.revision, [*SMALL, WEIGHTS], "model")
 
 
 def _unpacked(spec: Model, cache: Path) -> Model:

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.config.schema import Model
 from harness.errors import refuse
+from harness.inputs.hub import commit_of, fetch, listing
 from harness.paths import ROOT
 
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm"]  # configuration and tokenizer
@@ -36,6 +37,24 @@ def place_of(spec: Model) -> str:
         expected = "a Hugging Face folder or a hub id"
         raise refuse("model.id", "no such folder", got=spec.id, expected=expected, remedy=remedy)
     return spec.id
+
+
+def folder_of(spec: Model) -> Path:
+    """The folder to load from; a hub model is fetched to the hub's cache. Raises BadInput for what is no base model."""
+    folder = local_folder(spec) or _hub_folder(spec)
+    check_indices(folder, spec.id)
+    return folder
+
+
+def _hub_folder(spec: Model) -> Path:
+    """Folder of the hub's cache with the model at its commit; its small files are checked before its weights come."""
+    place = place_of(spec)
+    small = [spec.gguf_file] if spec.gguf_file is not None else SMALL
+    folder = fetch("model", place, spec.revision, small, "model")
+    commit = commit_of("model", place, spec.revision, "model")
+    names = listing("model", place, commit) or [f.name for f in folder.glob("*")]
+    check_files(spec, names, place)
+    return folder if spec.gguf_file is not None else fetch("model", place, spec.revision, [*SMALL, WEIGHTS], "model")
 
 
 def files_read(folder: Path, spec: Model) -> list[Path]:

@@ -245,7 +245,7 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")
 
-    for module in ("hub", "fingerprints", "base_model"):
+    for module in ("hub", "fingerprints", "model_files"):
         monkeypatch.setattr(f"harness.inputs.{module}.commit_of", never)
     assert ids() == "gsm8k-qwen3_0_6b_base__antipasto_dplr__r256__k8__lr0.005__none__s5000__seed0"
     commit = "0" * 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,13 @@ def test_a_quantized_checkpoint_runs_under_its_own_name(small_job: Any, folder: 
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "gptq"}}))
     assert "stored quantized by another method, got 'gptq'" in refusal(small_job(f"model.id={folder}"))
+
+
+def test_a_cut_file_is_refused_however_it_is_loaded(small_job: Any, folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 5000)
+    for quantization in ("none", "4bit", "8bit"):
+        line = refusal(small_job(f"model.id={folder}", f"quantization={quantization}"))
+        assert line.startswith("model.id: cannot load (")
 
 
 # -- fingerprint ------------------------------------------------------------------------------------------------------
