@@ -69,7 +69,7 @@ class Batch:
             mask[k, width - len(r.prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         cache = DynamicCache()
-        following = self._next(ids, mask, cache, (mask.cumsum(1) - 1).clamp_min(0))
+        following = self._forward(ids, mask, cache, (mask.cumsum(1) - 1).clamp_min(0)).argmax(-1)
         if self.rows:
             _join(self.cache, cache, self.mask.shape[1], width)
             total = max(self.mask.shape[1], width)
@@ -94,7 +94,7 @@ class Batch:
         """Feeds the pending tokens and computes the next ones."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         positions = self.mask.sum(1, keepdim=True) - 1
-        self.next = self._next(self.next[:, None], self.mask, self.cache, positions)
+        self.next = self._forward(self.next[:, None], self.mask, self.cache, positions).argmax(-1)
 
     def drop(self, keep: list[int]) -> None:
         """Keeps the rows at these places, and cuts columns that are padding in all of them."""
@@ -105,11 +105,6 @@ class Batch:
         self.mask = self.mask[:, start:]
         for layer in self.cache.layers:
             layer.keys, layer.values = layer.keys[index, :, start:], layer.values[index, :, start:]
-
-    def _next(
-        self, ids: Int[Tensor, "B n"], mask: Int[Tensor, "B T"], cache: Any, positions: Int[Tensor, "B n"]
-    ) -> Int[Tensor, " B"]:
-        return self._forward(ids, mask, cache, positions).argmax(-1)
 
     def _forward(
         self, ids: Int[Tensor, "B n"], mask: Int[Tensor, "B T"], cache: Any, positions: Int[Tensor, "B n"]

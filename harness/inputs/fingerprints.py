@@ -117,13 +117,15 @@ def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
     sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
     key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
     file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
-    if not file.exists():
+    stored = file.read_text(errors="replace") if file.exists() else ""
+    digest, _, check = stored.partition(" ")
+    if check != sha256(digest):  # absent, damaged, or written without a checksum
         from harness.inputs.rows import read_generated
 
         digest = sha256(read_generated(path.removeprefix("generated:"), where))
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, digest)
-    return file.read_text()
+        write_text(file, f"{digest} {sha256(digest)}")
+    return digest
 
 
 def model_fingerprint(spec: Model, commit: bool = True) -> Fingerprint:

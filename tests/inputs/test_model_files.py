@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.config.schema import Source
 from harness.errors import BadInput
 from harness.inputs.base_model import load_model, load_tokenizer
-from harness.inputs.fingerprints import model_fingerprint
+from harness.inputs.fingerprints import model_fingerprint, source_fingerprint
 from harness.records.plan import plan
 from tests.conftest import make_model
 
@@ -151,6 +152,18 @@ def test_every_file_that_loading_reads_is_in_the_fingerprint(small_job: Any, fol
     for name in ("README.md", "recipe.json", "LICENSE.txt", "plot.png", ".gitattributes"):
         (folder / name).write_text("{}")
     assert model_fingerprint(spec) == known
+
+
+def test_a_damaged_hash_of_generated_rows_is_taken_again(tmp_path: Path) -> None:
+    """One bit, a file cut short, an empty one: the same fingerprint, and a whole file again."""
+    rows = Source(path="generated:test", columns={"question": "question", "answer": "answer"})
+    expected = source_fingerprint(rows, tmp_path, "data.test")
+    (file,) = (tmp_path / "generated").iterdir()
+    whole = file.read_bytes()
+    for content in (bytes([whole[0] ^ 1]) + whole[1:], whole[:40], b"", b"\xff" * 64):
+        file.write_bytes(content)
+        assert source_fingerprint(rows, tmp_path, "data.test") == expected
+        assert file.read_bytes() == whole
 
 
 # -- GGUF -------------------------------------------------------------------------------------------------------------
