@@ -49,12 +49,10 @@ def _questions(job: Job, where: str, prints: Fingerprints) -> list[Question]:
 
 def split_questions(job: Job, split: str) -> list[Question]:
     """The questions of `test` or `valid` that a run of this job answers, in its order."""
+    test = read_questions(job.test_source, "data.test")
     if split == "test":
-        return read_questions(job.test_source, "data.test")[: job.eval_limit]
-    questions, test = (
-        read_questions(job.question_source, "data.questions"),
-        read_questions(job.test_source, "data.test"),
-    )
+        return test[: job.eval_limit]
+    questions = read_questions(job.question_source, "data.questions")
     return hold_out(questions, test, job.valid_size)[0][: job.eval_limit]
 
 

@@ -15,6 +15,7 @@ from harness.data.load import Data
 from harness.data.token_cache import Examples, lengths_of
 from harness.data.tokenize import prompt_ids
 from harness.errors import BadInput, refuse
+from harness.evaluation.forgetting import positions_of
 from harness.evaluation.generate import Batch, Row
 from harness.loss import label_loss_sum
 
@@ -43,8 +44,8 @@ def _check_tokens(model: Any, tokenizer: Any, data: Data, prompts: list[list[int
 
 
 def _check_positions(model: Any, data: Data, prompts: list[list[int]], job: Job) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit < 1:  # none, as ALiBi has
+    limit = positions_of(model)
+    if limit is None:
         return
     longest = max((len(p) for p in prompts), default=0) + job.max_new_tokens
     if longest > limit:
