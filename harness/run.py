@@ -13,6 +13,7 @@ from harness.data.batches import calibration_batches, order_hash, pad_id
 from harness.data.load import load_data
 from harness.device import one_gpu
 from harness.errors import BadInput, refuse
+from harness.evaluation.check_model import check_model
 from harness.evaluation.metrics import metrics
 from harness.evaluation.platinum import read_platinum, score_platinum
 from harness.evaluation.predict import predict
@@ -20,7 +21,6 @@ from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import repeat_test
 from harness.inputs.base_model import forget_models, gradient_checkpointing, loaded
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
-from harness.loss import refuse_scaled_logits
 from harness.measure.meters import Meters
 from harness.records.lock import check_writable, lock
 from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, plan, tidy
@@ -108,7 +108,7 @@ class Run:
         self.tokenizer, self.model = loaded(job)
         self.data, self.pad = load_data(job, self.tokenizer, self.plan.fingerprints), pad_id(self.tokenizer)
         self.corrected = read_platinum(job.platinum) if job.platinum.is_set else []
-        refuse_scaled_logits(self.model, job.model.id)
+        check_model(self.model, self.tokenizer, self.data, job)
         self.meters = Meters(self.model, self.tokenizer, job, self.data.test[0].text)
         with self._attach():
             earlier = begin(self.plan)
@@ -179,12 +179,12 @@ class Run:
             source = self.plan.fingerprints[PLATINUM].content
             self.facts["platinum"] = score_platinum(answers, test, self.corrected, source)
         if job.eval_repeat > 1:
-            asked = (self.model, self.tokenizer, test, job, answers, file, self._tick)
-            self.facts["repeat"] = repeat_test(*asked, turns=job.eval_repeat)
+            inputs = (self.model, self.tokenizer, test, job, answers, file, self._tick)
+            self.facts["repeat"] = repeat_test(*inputs, turns=job.eval_repeat)
         self.clock += time.perf_counter() - start
 
     def _tick(self, text: str) -> None:
-        """Called while texts are decoded: raises Interrupted when asked to stop, says `text` unless it is empty."""
+        """Called while texts are decoded: raises Interrupted on a request to stop, says `text` unless it is empty."""
         self.interrupts.check()
         if text:
             self.log.say(text)

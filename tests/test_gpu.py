@@ -19,10 +19,11 @@ import torch
 import adapters as ad
 from adapters._contract import Calibration
 from harness.data.batches import collate
-from harness.data.load import Example
+from harness.data.tokenize import Example
 from harness.measure.health import base_sha256
 from harness.paths import ROOT
-from harness.training.loop import Loop
+from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from harness.training.loop import optimizer_step
 from tools.probe_quantized import quantized_model
 
 DEVICE = os.environ.get("GPU_TESTS", "cuda")
@@ -151,33 +152,52 @@ def examples(count: int) -> list[Example]:
     return [Example(tuple(range(1, 9 + n)), 3) for n in range(count)]
 
 
+class Stepper:
+    """What the training loop holds: steps on the model's device, and checkpoints of them."""
+
+    def __init__(self, job: Any, model: Any, handle: Any, folder: Path) -> None:
+        self.job, self.model, self.folder, self.params = job, model, folder, handle.trainable()
+        self.optimizer, self.progress = optimizer(model), Progress()
+
+    def step(self) -> torch.Tensor:
+        params, step = list(self.params.values()), self.progress.step
+        self.progress.step += 1
+        return optimizer_step(self.model, self.optimizer, params, self.job, step, examples(4), 0)[0]
+
+    def save(self) -> None:
+        save_checkpoint(self.folder, self.params, self.optimizer, self.progress)
+
+    def resume(self) -> int:
+        self.progress = load_checkpoint(self.folder, self.params, self.optimizer)
+        return self.progress.step
+
+
 @pytest.fixture
-def stepper(small_job: Callable[..., Any], tmp_path: Path) -> Callable[[Any, Any], Loop]:
+def stepper(small_job: Callable[..., Any], tmp_path: Path) -> Callable[[Any, Any], Stepper]:
     """stepper(model, handle): the training loop's state, on the model's device."""
     import dataclasses
 
     job = dataclasses.replace(small_job("steps=40"), device=DEVICE)
-    return lambda model, handle: Loop(job, handle.trainable(), optimizer(model), tmp_path)
+    return lambda model, handle: Stepper(job, model, handle, tmp_path)
 
 
 @needs_cuda
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_a_step_never_waits_for_the_device(name: str, stepper: Callable[[Any, Any], Loop]) -> None:
+def test_a_step_never_waits_for_the_device(name: str, stepper: Callable[[Any, Any], Stepper]) -> None:
     """torch.cuda raises at any hidden synchronisation between the batch on the host and the optimizer's step."""
     model = build().train()
     with attach(model, name) as handle:
         loop = stepper(model, handle)
-        loop.step(model, 0, examples(4), 0)  # optimizer state and kernels are made in the first
+        losses = [loop.step()]  # optimizer state and kernels are made in the first
         torch.cuda.set_sync_debug_mode("error")
         try:
-            loop.step(model, 1, examples(4), 0)
+            losses.append(loop.step())
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        loop.flush()
-    assert len(loop.losses) == 2
+    assert all(torch.isfinite(loss) for loss in losses)
 
 
-def test_checkpoints_resume_on_the_device(stepper: Callable[[Any, Any], Loop]) -> None:
+def test_checkpoints_resume_on_the_device(stepper: Callable[[Any, Any], Stepper]) -> None:
     """Parameters and moments come back to the device they were on, and the next step is the same, bit for bit."""
     ends = []
     for resumed in (False, True):
@@ -187,10 +207,10 @@ def test_checkpoints_resume_on_the_device(stepper: Callable[[Any, Any], Loop]) -
             if resumed:
                 assert loop.resume() == 3
             else:
-                for step in range(3):
-                    loop.step(model, step, examples(4), 0)
-                loop.save(3)
-            loop.step(model, 3, examples(4), 0)
+                for _ in range(3):
+                    loop.step()
+                loop.save()
+            loop.step()
             ends.append({n: p.detach().clone() for n, p in handle.trainable().items()})
     assert all(torch.equal(p, ends[1][n]) for n, p in ends[0].items())
 

@@ -1,4 +1,4 @@
-"""The chunked loss against transformers' own, and models whose logits it cannot give."""
+"""The chunked loss against transformers' own, on plain models and on those that scale or cap their logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.data.batches import collate
-from harness.loss import label_loss_sum, refuse_scaled_logits
+from harness.loss import label_loss_sum
 from tests.conftest import attached, examples
 
 
@@ -58,7 +58,7 @@ SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1}
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "refused"),
+    ("kind", "settings", "scaled"),
     [
         ("Gemma2", {"final_logit_softcapping": 30.0}, True),  # far above a random model's logits
         ("Gemma2", {"final_logit_softcapping": None}, False),
@@ -66,16 +66,17 @@ SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1}
         ("Granite", {"logits_scaling": 1.0}, False),
         ("Cohere", {"logit_scale": 0.0625}, True),
         ("MiniCPM3", {"dim_model_base": 4, "num_key_value_heads": 2}, True),
+        ("OPT", {"word_embed_proj_dim": 16, "ffn_dim": 16}, False),
         ("Qwen3", {}, False),
         ("Llama", {}, False),
         ("Qwen2", {}, False),
         ("Mistral", {}, False),
     ],
 )
-def test_models_with_capped_or_scaled_logits_are_refused(kind: str, settings: dict[str, Any], refused: bool) -> None:
-    """The loss multiplies the decoder's states by the bare output embedding; for such models that is another function.
+def test_the_loss_is_every_architectures_own(kind: str, settings: dict[str, Any], scaled: bool) -> None:
+    """Loss and gradients in fp64, in chunks too, also where the model does more than its bare head does.
 
-    Asserts first, on the refused, that `model(labels=…)` is indeed another function.
+    Asserts first that `scaled` models are indeed another function than states times head.
     """
     import transformers
 
@@ -83,16 +84,20 @@ def test_models_with_capped_or_scaled_logits_are_refused(kind: str, settings: di
     if not hasattr(transformers, f"{kind}Config"):
         pytest.skip(f"this transformers has no {kind}")
     config = getattr(transformers, f"{kind}Config")(**(SIZES | settings))
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval().double()
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(200)  # logits large enough for a cap to show
-        ids = torch.randint(3, 60, (1, 12))
-        theirs = model(input_ids=ids, labels=ids).loss
-        ours = label_loss_sum(model, ids, torch.arange(1, 12)) / 11
-    assert (abs(float(ours / theirs) - 1) > 1e-3) is refused
-    if refused:
-        with pytest.raises(SystemExit, match="scales or caps its logits"):
-            refuse_scaled_logits(model, kind)
-    else:
-        refuse_scaled_logits(model, kind)
-    assert not model.get_output_embeddings()._forward_hooks
+    ids, labels = torch.randint(3, 60, (2, 12)), torch.cat([torch.arange(1, 12), torch.arange(13, 24)])
+    logits, states = model(input_ids=ids).logits, model.get_decoder()(input_ids=ids).last_hidden_state
+    assert torch.allclose(logits, model.get_output_embeddings()(states)) is not scaled
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    gradients = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    for chunk in (None, 5):
+        loss = label_loss_sum(model, ids, labels, chunk=chunk)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # some norms and softmaxes are always fp32
+        for ours, own in zip(
+            torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), gradients, strict=True
+        ):
+            if own is not None:
+                torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-9)
+    assert "forward" not in model.get_decoder().__dict__  # the model is as it was

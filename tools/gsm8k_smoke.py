@@ -113,16 +113,15 @@ def same_texts(words: list[str], folder: Path) -> None:
     import torch
 
     import adapters as ad
-    from harness.data.held_out import hold_out
+    from harness.data.load import split_questions
     from harness.evaluation.predict import CHUNK, predict
     from harness.evaluation.predictions import read_predictions
     from harness.inputs.base_model import load_model, load_tokenizer
-    from harness.inputs.rows import read_questions
 
     job = job_of(words)
     if job.threads is not None:
         torch.set_num_threads(job.threads)  # as train.py does
-    questions = hold_out(read_questions(job.question_source, "data.questions"), job.valid_size)[0][: job.eval_limit]
+    questions = split_questions(job, "valid")
     stored = [p for p in read_predictions(folder / "predictions.jsonl") if p.split == "valid"]
     size = CHUNK * job.eval_batch_size
     earlier = stored[: (len(stored) - 1) // size * size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,21 +19,30 @@ from harness.hashing import sha256
 def batches(examples: Sequence[Example], *, steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Indices of `steps` batches: a seeded permutation per epoch, batches of similar length, in seeded order.
 
-    Depends on nothing but the lengths and the arguments, so every variant sees the same samples in the same order.
+    No batch holds an example twice, so one of a data set smaller than `batch_size` is the whole set. Depends on nothing
+    but the lengths and the arguments, so every variant sees the same samples in the same order.
     """
     rng, lengths = random.Random(f"order {seed}"), lengths_of(examples)
-    window = 32 * batch_size  # lengths are sorted within it: large enough to pad little, small enough to stay random
-    order: list[int] = []
-    ready: list[list[int]] = []
-    for _ in range(steps):
-        if not ready:
-            while len(order) < window:
-                order += rng.sample(range(len(examples)), len(examples))
-            head, order = order[:window], order[window:]
-            head.sort(key=lengths.__getitem__)
-            ready = [head[k : k + batch_size] for k in range(0, window, batch_size)]
+    return islice(_endless(rng, lengths.tolist(), min(batch_size, len(lengths))), steps)
+
+
+def _endless(rng: random.Random, lengths: list[int], size: int) -> Iterator[list[int]]:
+    """Batches of all epochs. An epoch's remainder begins the next one's first batch, filled with other examples."""
+    window = 32 * size  # lengths are sorted within it: large enough to pad little, small enough to stay random
+    left: list[int] = []
+    while True:
+        order = rng.sample(range(len(lengths)), len(lengths))
+        if left:
+            fill = [n for n in order if n not in left][: size - len(left)]
+            yield left + fill
+            order = [n for n in order if n not in fill]
+        whole = len(order) // size * size
+        order, left = order[:whole], order[whole:]
+        for start in range(0, whole, window):
+            part = sorted(order[start : start + window], key=lengths.__getitem__)
+            ready = [part[k : k + size] for k in range(0, len(part), size)]
             rng.shuffle(ready)
-        yield ready.pop()
+            yield from reversed(ready)
 
 
 def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list[dict[str, Any]]:
@@ -52,8 +62,8 @@ def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Any id will do, since padding is masked by position; models without a pad token use their EOS."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    """EOS: padding is masked by position, so any id inside the embedding will do, and a pad token's may lie outside."""
+    return int(tokenizer.eos_token_id)
 
 
 def collate(examples: list[Example], pad: int, device: str) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a run trains on and is asked: clean validation, tokenised training rows, length-bucketed batches."""
+"""The data of a run: training examples, and validation and test questions that training never sees."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def load_data(job: Job, tokenizer: Any, prints: Fingerprints) -> Data:
     Successive jobs of a process share what they have in common.
     """
     questions, test = _questions(job, "data.questions", prints), _questions(job, "data.test", prints)
-    valid, held_out = hold_out(questions, job.valid_size)
+    valid, held_out = hold_out(questions, test, job.valid_size)
     train: Sequence[Example] = []
     counts = dict.fromkeys(COUNTED, 0)
     if job.trains:
         train, counts = training_set(job, tokenizer, held_out, prints["data.train"])
-    counts = counts | {"valid": len(valid), "test": len(test)}
+    counts = counts | {"valid": len(valid), "test": len(test), "valid_in_test": held_out.valid_in_test}
     _say(counts, trains=job.trains)
     limit = job.eval_limit
     return Data(train, valid[:limit], test[:limit], counts)
@@ -49,29 +49,40 @@ def _questions(job: Job, where: str, prints: Fingerprints) -> list[Question]:
 
 def split_questions(job: Job, split: str) -> list[Question]:
     """The questions of `test` or `valid` that a run of this job answers, in its order."""
+    test = read_questions(job.test_source, "data.test")
     if split == "test":
-        return read_questions(job.test_source, "data.test")[: job.eval_limit]
+        return test[: job.eval_limit]
     questions = read_questions(job.question_source, "data.questions")
-    return hold_out(questions, job.valid_size)[0][: job.eval_limit]
+    return hold_out(questions, test, job.valid_size)[0][: job.eval_limit]
 
 
 _said: set[str] = set()
 
 
 def _say(counts: Counts, *, trains: bool) -> None:
-    """One line on what was read, and a warning on what could not be checked; once per process."""
+    """One line on what was read, and warnings on what could not be checked; once per process."""
     n = {name: f"{count:,}" for name, count in counts.items()}
     line = f"data: {n['valid']} validation and {n['test']} test questions"
+    if counts["valid_in_test"]:
+        line += f" ({n['valid_in_test']} test questions among data.questions were left out)"
     if trains:
         line += f"; {n['train_rows']} training rows, {n['removed_for_validation']} removed for validation, "
-        line += f"{n['over_long']} over-long, {n['unfit']} unfit, {n['train_examples']} left"
+        line += f"{n['removed_for_test']} for test, {n['over_long']} over-long, {n['unfit']} unfit, "
+        line += f"{n['train_examples']} left"
+        line += f"; {n['valid_unmatched']} validation questions match no row" if counts["valid_unmatched"] else ""
     if line in _said:
         return
     _said.add(line)
     print(line, flush=True)
     if counts["without_original"]:
         log.warning(
-            "data.train: %s of %s rows have no original_question: those that are augmented copies of validation "
-            "questions cannot be found; only identical questions were removed, %s of them",
+            "data.train: %s of %s rows have no original_question, so augmented copies of validation and test questions "
+            "cannot be found among them; only identical questions were removed, %s of them for validation",
             *(n[name] for name in ("without_original", "train_rows", "removed_identical")),
+        )
+    elif trains and counts["valid_unmatched"] == counts["valid"]:
+        log.warning(
+            "data.train: no row comes from any of the %s validation questions; if the rows were made from such "
+            "questions, data.train.columns.original_question names the wrong column",
+            n["valid"],
         )

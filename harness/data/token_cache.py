@@ -21,13 +21,13 @@ from filelock import FileLock
 
 from harness.data.tokenize import Example
 
-ALGORITHM = 1  # part of every key: raise it when any token, row or count would come out different
+ALGORITHM = 2  # part of every key: raise it when any token, row or count would come out different
 ARRAYS = ("ids", "offsets", "prompts")
 Counts = dict[str, int]
 
 
 class Examples(Sequence[Example]):
-    """Texts of which only `lengths` (tokens per text) are in memory; an example is read when it is asked for."""
+    """Texts of which only `lengths` (tokens per text) are in memory; an example is read on access."""
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray, prompts: np.ndarray) -> None:
         self._ids, self._offsets, self._prompts = ids, offsets, prompts
@@ -35,6 +35,10 @@ class Examples(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    @property
+    def largest_id(self) -> int:
+        return int(self._ids.max(initial=0))
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -54,11 +58,11 @@ def lengths_of(examples: Sequence[Example]) -> np.ndarray:
 
 
 def key_of(tokenizer: Any, **decides: Any) -> str:
-    """Name of the folder for what a tokenizer makes of the settings that decide rows and texts."""
+    """Name of the folder for these examples: by tokenizer and by the settings that decide rows and texts."""
     import tokenizers
 
-    made_by = [tokenizers.__version__, _backend_text(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id]
-    text = json.dumps([ALGORITHM, *made_by, decides], sort_keys=True)
+    identity = [tokenizers.__version__, _backend_text(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id]
+    text = json.dumps([ALGORITHM, *identity, decides], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -103,16 +107,16 @@ class Writer:
 
 
 def cached(folder: Path, key: str, build: Callable[[Writer], Counts]) -> tuple[Examples, Counts]:
-    """What `folder`/`key` holds, or what `build` writes there first: once, whoever asks at the same time."""
-    found = _read(folder / key)
-    if found is None:
+    """The contents of `folder`/`key`, written by `build` where they are missing: once, also across processes."""
+    stored = _read(folder / key)
+    if stored is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):  # a killed process lets go of it
-            found = _read(folder / key) or _made(folder / key, build)  # another may have made it meanwhile
-    return found
+        with FileLock(folder / f"{key}.lock"):  # released when its process is killed
+            stored = _read(folder / key) or _write(folder / key, build)  # another process may have written it meanwhile
+    return stored
 
 
-def _made(place: Path, build: Callable[[Writer], Counts]) -> tuple[Examples, Counts]:
+def _write(place: Path, build: Callable[[Writer], Counts]) -> tuple[Examples, Counts]:
     part = place.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)  # a killed process's
     part.mkdir()
@@ -125,14 +129,14 @@ def _made(place: Path, build: Callable[[Writer], Counts]) -> tuple[Examples, Cou
         part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    found = _read(place)
-    if found is None:
+    stored = _read(place)
+    if stored is None:
         raise OSError(f"{place}: what was just written cannot be read back")
-    return found
+    return stored
 
 
 def _read(place: Path) -> tuple[Examples, Counts] | None:
-    """The folder's examples and counts; None where it is absent or damaged in any bit: both mean "make it"."""
+    """The folder's examples and counts; None where it is absent or damaged in any bit: both mean "write it"."""
     try:
         meta = json.loads((place / "meta.json").read_text())
         whole = meta.pop("check") == _check(meta)

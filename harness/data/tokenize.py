@@ -48,8 +48,8 @@ def prompt_ids(template: str, queries: Sequence[str], tokenizer: Any) -> list[li
 def tokenize(rows: Sequence[Row], template: str, tokenizer: Any) -> list[Example | None]:
     """prompt + " " + response + EOS of each row, untruncated.
 
-    None where the prompt's tokens are no prefix of the text's (training would be on prompts that are never asked) or
-    where EOS comes before the end (the answer would stop there).
+    None where the prompt does not tokenize to a prefix of the text (training would see prompts that evaluation never
+    does), or where EOS comes before the end (the answer would stop there).
     """
     if not rows:
         return []
@@ -76,14 +76,22 @@ def _encode(template: str, texts: list[str], parts: Sequence[str], tokenizer: An
     of `parts`, what the data put into `texts`, has one too.
     """
     special = re.compile("|".join(re.escape(t) for t in special_tokens(tokenizer)) or "(?!)")
-    if not special.search(template):
-        return tokenizer(texts, split_special_tokens=True, return_attention_mask=False)["input_ids"]
-    for part in parts:
-        if found := special.search(part):
-            what = f"has special tokens, and the data has the text {found[0]}, which would act as one"
-            shown = part[max(0, found.start() - 30) : found.end() + 10]
-            raise refuse("benchmark.prompt", what, got=shown, remedy="Remove it from the data, or from the prompt.")
-    return tokenizer(texts, split_special_tokens=False, return_attention_mask=False)["input_ids"]
+    split = special.search(template) is None
+    for part in parts if not split else ():
+        if match := special.search(part):
+            what = f"has special tokens, and the data has the text {match[0]}, which would act as one"
+            shown = part[max(0, match.start() - 30) : match.end() + 10]
+            raise refuse("benchmark.prompt", what, got=shown, remedy="Remove it from the data or the prompt.")
+    ids = tokenizer(texts, split_special_tokens=split, return_attention_mask=False)["input_ids"]
+    appended = _appended(tokenizer)
+    return [i[: len(i) - appended] for i in ids] if appended else ids
+
+
+def _appended(tokenizer: Any) -> int:
+    """How many tokens the tokenizer puts after every text by itself: EOS there would end a prompt before its answer."""
+    text, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+    start = next((k for k in range(len(whole)) if whole[k : k + len(text)] == text), len(whole) - len(text))
+    return len(whole) - start - len(text)
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
@@ -95,7 +103,7 @@ def special_tokens(tokenizer: Any) -> list[str]:
 def all_cores(threads: int | None) -> Iterator[None]:
     """Lets the tokenizer work on `threads` cores (None: all) inside the block.
 
-    Outside of it harness/launch.py keeps it on one: a process forked after its threads have started would wait for
+    Outside of it harness/cli/quiet.py keeps it on one: a process forked after its threads have started would wait for
     them for ever, so tokenizers warns at every fork unless it is told. For the same reason a forked process stays on
     one core here. The number of threads is that of a process's first use.
     """

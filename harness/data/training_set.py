@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from harness.config.job import Job
-from harness.data.held_out import remove_held_out
+from harness.data.held_out import HeldOut, remove_held_out
 from harness.data.token_cache import Counts, Examples, Writer, cached, key_of
 from harness.data.tokenize import all_cores, tokenize
 from harness.errors import refuse
@@ -20,18 +20,21 @@ UNFIT = 0.01  # share of rows that may be left out since their tokens do not fit
 COUNTED = (
     "train_rows",
     "removed_for_validation",
+    "removed_for_test",
     "over_long",  # longer than max_length tokens
-    "unfit",  # see harness.tokens.tokenize
+    "unfit",  # see harness.data.tokenize
     "train_examples",  # what is left
     "without_original",  # of train_rows: rows that do not say which question they come from
-    "removed_identical",  # of removed_for_validation: those among them, found by their own text
+    "removed_identical",  # of removed_for_validation: those among them, recognised by their own text
+    "valid_unmatched",  # validation questions that no training row comes from
 )
 
 
-def training_set(job: Job, tokenizer: Any, held_out: set[str], fingerprint: Fingerprint) -> tuple[Examples, Counts]:
+def training_set(job: Job, tokenizer: Any, held_out: HeldOut, fingerprint: Fingerprint) -> tuple[Examples, Counts]:
     """Tokenised training rows: from this process, from the disk cache, or built and kept in both."""
     source, where = job.train_source, "data.train"
-    settings = {"held_out": sorted(held_out), "prompt": job.prompt, "max_length": job.max_length}
+    hidden = {"valid": sorted(held_out.valid), "test": sorted(held_out.test)}
+    settings = {"held_out": hidden, "prompt": job.prompt, "max_length": job.max_length}
     key = key_of(tokenizer, rows=fingerprint.content, **settings)
 
     def build(writer: Writer) -> Counts:
@@ -48,10 +51,10 @@ def training_set(job: Job, tokenizer: Any, held_out: set[str], fingerprint: Fing
     return keep(key, load)
 
 
-def fill(writer: Writer, rows: Iterable[Row], held_out: set[str], job: Job, tokenizer: Any) -> Counts:
+def fill(writer: Writer, rows: Iterable[tuple[int, Row]], held_out: HeldOut, job: Job, tokenizer: Any) -> Counts:
     """Writes the rows that are trained on, by chunks. Raises BadInput where none is left or the prompt is unfit."""
     counts, first_unfit = dict.fromkeys(COUNTED, 0), 0
-    clean = remove_held_out(enumerate(rows, start=1), held_out, counts)
+    clean = remove_held_out(rows, held_out, counts)
     while chunk := list(islice(clean, CHUNK)):
         for (number, _), example in zip(chunk, tokenize([r for _, r in chunk], job.prompt, tokenizer), strict=True):
             if example is None:
@@ -64,23 +67,16 @@ def fill(writer: Writer, rows: Iterable[Row], held_out: set[str], job: Job, toke
                 writer.add(example)
         # A few odd rows (a question that ends in a space, say) are no reason to refuse 395,000; they are left out and
         # counted like over-long ones. Many are the template's fault, which shows in the first chunk.
-        seen = counts["train_rows"] - counts["removed_for_validation"]
+        seen = counts["train_rows"] - counts["removed_for_validation"] - counts["removed_for_test"]
         if counts["unfit"] > UNFIT * seen:
             place = f"{job.train_source.path or job.train_source.hub}:{first_unfit}"
-            raise refuse(
-                "benchmark.prompt",
-                f"its tokens are no prefix of the training text's, or EOS is no token of its own, in {counts['unfit']} "
-                f"of {seen} rows (first {place})",
-                got=job.prompt,
-                remedy="End it so that a response after a space begins a new token, as after a colon.",
-            )
+            what = "the prompt does not tokenize to a prefix of prompt + response, or EOS merges with the preceding "
+            what += f"text, in {counts['unfit']} of {seen} rows (first {place})"
+            remedy = "End it so that a response after a space begins a new token, as after a colon."
+            raise refuse("benchmark.prompt", what, got=job.prompt, remedy=remedy)
     if counts["train_examples"] == 0:
-        raise refuse(
-            "data.train",
-            "no example left after validation and length limits",
-            got=counts,
-            remedy="Raise benchmark.max_length.",
-        )
+        what = "no example left after removing held-out questions and over-long rows"
+        raise refuse("data.train", what, got=counts, remedy="Give other rows, or raise benchmark.max_length.")
     return counts
 
 
@@ -88,9 +84,9 @@ _kept: dict[str, Any] = {}
 
 
 def keep(key: str, make: Callable[[], Any]) -> Any:
-    """What `make` gave for this key; a process keeps the last few for its next jobs."""
-    made = _kept.pop(key) if key in _kept else make()
-    _kept[key] = made
+    """The value of `make()` for this key; a process keeps the last few for its next jobs."""
+    value = _kept.pop(key) if key in _kept else make()
+    _kept[key] = value
     while len(_kept) > KEPT:
         del _kept[next(iter(_kept))]
-    return made
+    return value

@@ -38,13 +38,22 @@ def texts_sha256(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
+def positions_of(model: Any) -> int | None:
+    """The longest text that the model can read, in tokens; None where it has no limit, as with ALiBi."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 @torch.no_grad()
 def nats_per_token(model: Any, tokenizer: Any, texts: list[str], device: str) -> float:
-    """Mean −log p per token, each text from its second token on; one text per forward, so that nothing is padded."""
-    total, count = 0.0, 0
+    """Mean −log p per token, each text from its second token on, cut where the model's positions end.
+
+    One text per forward, so that nothing is padded.
+    """
+    total, count, limit = 0.0, 0, positions_of(model)
     with ad.frozen(model):
         for text in texts:
-            ids = torch.tensor([tokenizer(text)["input_ids"]], device=device)
+            ids = torch.tensor([tokenizer(text)["input_ids"][:limit]], device=device)
             labels = torch.arange(1, ids.shape[1], device=device)
             if len(labels):
                 total += float(label_loss_sum(model, ids, labels))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -27,10 +27,10 @@ def eos_ids(model: Any, tokenizer: Any) -> set[int]:
     Training texts end with the tokenizer's; instruction-tuned bases end their turns with another one.
     """
     configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
-    found: list[Any] = [tokenizer.eos_token_id]
+    ids: list[Any] = [tokenizer.eos_token_id]
     for configured in (getattr(c, "eos_token_id", None) for c in configs):
-        found += configured if isinstance(configured, list) else [configured]
-    return {int(i) for i in found if i is not None}
+        ids += configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in ids if i is not None}
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Batch:
             mask[k, width - len(r.prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         cache = DynamicCache()
-        following = self._forward(ids, mask, cache, (mask.cumsum(1) - 1).clamp_min(0))
+        following = self._forward(ids, mask, cache, (mask.cumsum(1) - 1).clamp_min(0)).argmax(-1)
         if self.rows:
             _join(self.cache, cache, self.mask.shape[1], width)
             total = max(self.mask.shape[1], width)
@@ -96,7 +96,7 @@ class Batch:
         """Feeds the pending tokens and computes the next ones."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         positions = self.mask.sum(1, keepdim=True) - 1
-        self.next = self._forward(self.next[:, None], self.mask, self.cache, positions)
+        self.next = self._forward(self.next[:, None], self.mask, self.cache, positions).argmax(-1)
 
     def drop(self, keep: list[int]) -> None:
         """Keeps the rows at these places, and cuts columns that are padding in all of them."""
@@ -110,7 +110,8 @@ class Batch:
 
     def _forward(
         self, ids: Int[Tensor, "B n"], mask: Int[Tensor, "B T"], cache: Any, positions: Int[Tensor, "B n"]
-    ) -> Int[Tensor, " B"]:
+    ) -> Float[Tensor, "B V"]:
+        """Logits of the token after each row."""
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -119,7 +120,7 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        return out.logits[:, -1].argmax(-1)
+        return out.logits[:, -1]
 
 
 @torch.inference_mode()
@@ -134,10 +135,11 @@ def generate(
     complete: Callable[[list[int]], bool],
     compact: bool = True,
     device: str = "cpu",
+    answered: Callable[[int], None] = lambda count: None,
 ) -> list[Generated]:
     """Continuations of all prompts, in their order, which is also the order of their turns.
 
-    complete: whether these tokens hold a whole answer already.
+    complete: whether these tokens hold a whole answer already. answered: told how many more prompts are done.
     compact=False keeps batches fixed from start to end (8-bit kernels make a row depend on its batch).
     """
     waiting = [Row(n, p) for n, p in enumerate(prompts)]
@@ -154,6 +156,7 @@ def generate(
             leave = over if compact else [all(over)] * len(over)
             done |= {r.index: r for r, out in zip(batch.rows, leave, strict=True) if out}
             if any(leave):
+                answered(sum(leave))
                 batch.drop([k for k, out in enumerate(leave) if not out])
             if batch.rows:
                 batch.advance()

@@ -21,14 +21,14 @@ def read_platinum(source: Source) -> list[Question]:
 
 
 def score_platinum(
-    answers: list[Prediction], asked: list[Question], corrected: list[Question], fingerprint: str
+    answers: list[Prediction], questions: list[Question], corrected: list[Question], fingerprint: str
 ) -> dict[str, Any]:
     """A record's `platinum`: metrics of the test answers to the corrected questions, in Platinum's order.
 
-    answers: one per question of `asked`, in its order. Questions are matched by normalised text; those of Platinum that
-    were not asked (all beyond eval.limit) are left out and counted as not_found; with none found there are no scores.
+    answers: one per question, in order. Questions are matched by normalised text; those of Platinum that were not
+    answered (all beyond eval.limit) are left out and counted as not_found; without any match there are no scores.
     """
-    place = {normalised(q.text): n for n, q in reversed(list(enumerate(asked)))}
-    found = [(place[key], q) for q in corrected if (key := normalised(q.text)) in place]
-    result: dict[str, Any] = {"source": fingerprint, "not_found": len(corrected) - len(found)}
-    return result | metrics([answers[n] for n, _ in found], [q for _, q in found]) if found else result
+    place = {normalised(q.text): n for n, q in reversed(list(enumerate(questions)))}
+    matched = [(place[key], q) for q in corrected if (key := normalised(q.text)) in place]
+    result: dict[str, Any] = {"source": fingerprint, "not_found": len(corrected) - len(matched)}
+    return result | metrics([answers[n] for n, _ in matched], [q for _, q in matched]) if matched else result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from harness.data.batches import pad_id
 from harness.data.tokenize import prompt_ids
 from harness.evaluation.generate import eos_ids, generate
 from harness.evaluation.predictions import Prediction, lines_of, whole_chunks
+from harness.evaluation.progress import Progress
 from harness.inputs.rows import Question
 from harness.scoring import answer_complete
 
@@ -32,39 +32,42 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for all questions; whole chunks already in `file` (JSON lines) are kept, new ones appended.
 
-    tick is called with a progress text after every chunk, and with an empty one at every decoded token; it may raise.
-    shuffled: a seed; questions are then answered in random order, so with other neighbours and other padding.
+    tick is called with a line of progress a few times (none on a terminal, which shows a bar), and with an empty text
+    while tokens are decoded; it may raise. shuffled: a seed; questions are then answered in random order, so with
+    other neighbours and other padding.
     """
     eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
     prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
     chunks = _chunks([len(p) for p in prompts], CHUNK * job.eval_batch_size, shuffled)
     known = whole_chunks(file, split, chunks)
-    start = time.perf_counter()
+    progress = Progress(split, len(questions), len(known), tick)
 
     def complete(tokens: list[int]) -> bool:
         tick("")
         return answer_complete(_text(tokenizer, tokens))
 
-    for chunk in chunks:
-        if chunk[0] in known:
-            continue
-        answers = generate(
-            model,
-            [prompts[n] for n in chunk],
-            eos=eos,
-            pad=pad,
-            batch_size=job.eval_batch_size,
-            max_new_tokens=job.max_new_tokens,
-            complete=complete,
-            compact=job.quantization != "8bit",
-            device=job.device,
-        )
-        texts = [_text(tokenizer, a.tokens) for a in answers]
-        fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(lines_of(fresh))
-        known |= {p.index: p for p in fresh}
-        tick(f"{split} {len(known)}/{len(questions)} questions, {time.perf_counter() - start:.0f} s")
+    with progress.bar:
+        for chunk in chunks:
+            if chunk[0] in known:
+                continue
+            answers = generate(
+                model,
+                [prompts[n] for n in chunk],
+                eos=eos,
+                pad=pad,
+                batch_size=job.eval_batch_size,
+                max_new_tokens=job.max_new_tokens,
+                complete=complete,
+                compact=job.quantization != "8bit",
+                device=job.device,
+                answered=progress.answered,
+            )
+            texts = [_text(tokenizer, a.tokens) for a in answers]
+            fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
+            with open(file, "a", encoding="utf-8") as out:
+                out.write(lines_of(fresh))
+            known |= {p.index: p for p in fresh}
+            progress.kept(len(known))
     return [known[n] for n in range(len(questions))]
 
 

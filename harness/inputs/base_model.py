@@ -3,75 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.util
-import struct
+import json
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
 
 from adapters import DTYPES, forbid_cpu_packing
 from harness.config.job import Job
 from harness.config.schema import Model
 from harness.errors import refuse
-from harness.inputs.hub import commit_of, fetch, listing
-from harness.paths import ROOT
+from harness.hashing import file_sha256
+from harness.inputs.model_files import WEIGHTS, folder_of, local_folder, stored_quantization
 
-SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer of a hub model
-WEIGHTS = "model*.safetensors"  # not those of subfolders, nor a second copy in another format
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-
-
-def local_folder(spec: Model) -> Path | None:
-    """The folder a model id names, or None for a hub id."""
-    given = Path(spec.id).expanduser()
-    for folder in (given, ROOT / given):
-        if folder.is_dir():
-            return folder
-    return None
-
-
-def place_of(spec: Model) -> str:
-    """Folder or hub id to load from. Raises BadInput for a path that is not there."""
-    folder = local_folder(spec)
-    if folder is not None:
-        return str(folder)
-    looks_like_path = spec.id.startswith((".", "/", "~", "models/")) or spec.id.count("/") > 1
-    if looks_like_path:
-        remedy = f"Run {spec.setup} first." if spec.setup else ""
-        raise refuse(
-            "model.id", "no such folder", got=spec.id, expected="a Hugging Face folder or a hub id", remedy=remedy
-        )
-    return spec.id
-
-
-def check_files(spec: Model, names: list[str], place: str) -> None:
-    """Raises BadInput where the files of `place`, a folder or hub id, make no model with a tokenizer."""
-    if spec.gguf_file is not None:
-        there = [n for n in names if n.endswith(".gguf")]
-        if spec.gguf_file not in names:
-            expected = f"one of {', '.join(sorted(there))}" if there else "a file of it; it has no GGUF file"
-            raise refuse("model.gguf_file", f"no such file in {place}", got=spec.gguf_file, expected=expected)
-        if importlib.util.find_spec("gguf") is None:
-            remedy = "Install it (pip install gguf), or give a model in safetensors."
-            raise refuse("model.gguf_file", "reading it needs the package gguf", got=spec.gguf_file, remedy=remedy)
-        return
-    if not any(n.endswith(".safetensors") for n in names):
-        what, expected = "no weights in this folder", "*.safetensors or model.gguf_file"
-        if pickled := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
-            what = f"only pickled weights ({pickled[0]}), which may run code when loaded"
-        elif any(n.endswith(".gguf") for n in names):
-            what, expected = "only GGUF weights", f"model.gguf_file={next(n for n in names if n.endswith('.gguf'))}"
-        raise refuse("model.id", what, got=place, expected=expected)
-    if not any(n in TOKENIZERS for n in names):  # without one, transformers makes an empty one up
-        remedy = "Save it there: tokenizer.save_pretrained(<folder>)."
-        raise refuse("model.id", "no tokenizer beside the weights", got=place, expected="tokenizer.json", remedy=remedy)
-
-
+DIGESTS = "sha256.json"  # of an unpacked GGUF model's files
 _loaded: dict[str, tuple[Any, Any]] = {}
 
 
@@ -103,15 +55,39 @@ def load_model(job: Job) -> nn.Module:
 
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
     spec = _unpacked(job.model, job.cache_dir / "dequantized")
+    folder = folder_of(spec)
+    stored = stored_quantization(folder, job.model.id)
+    if stored not in ("none", job.quantization):
+        what, remedy = f"{job.model.id} is stored in {stored}", f"Type quantization={stored}."
+        raise refuse("quantization", what, got=job.quantization, expected=stored, remedy=remedy)
     if job.quantization != "none":
-        options |= {"quantization_config": quantization_config(job), "device_map": {"": job.device}}
-    if spec.gguf_file is None:
-        options["use_safetensors"] = True
-    model = _from_pretrained(AutoModelForCausalLM, spec, options)
+        options["device_map"] = {"": job.device}
+    if stored != job.quantization:
+        options["quantization_config"] = quantization_config(job)
+    model = _from_pretrained(AutoModelForCausalLM, spec, options | {"use_safetensors": True})
     if job.quantization == "none":
         model = model.to(job.device)
+    else:
+        _refuse_non_finite(_stored_tensors(folder), job.model)  # quantizing may hide them
+    _refuse_non_finite(model.state_dict().items(), job.model)
     forbid_cpu_packing(model)  # before anybody's first grad-free forward
     return model.eval()
+
+
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob(WEIGHTS)):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, it is no dict
+                yield name, tensors.get_tensor(name)
+
+
+def _refuse_non_finite(tensors: Iterable[tuple[str, Any]], spec: Model) -> None:
+    for name, value in tensors:
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            remedy = "Restore the file, or give another model.dtype where the numbers are too large for this one."
+            raise refuse("model.id", f"tensor {name} has NaN or Inf", got=spec.id, remedy=remedy)
 
 
 def quantization_config(job: Job) -> Any:
@@ -125,41 +101,42 @@ def quantization_config(job: Job) -> Any:
 
 
 def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
-    from safetensors import SafetensorError
-
-    folder = local_folder(spec) or _hub_folder(spec)
-    weights: dict[str, Any] = {}
+    """A tokenizer, or (with `dtype` among the options) a model of which every tensor came from the file."""
+    folder, is_model = folder_of(spec), "dtype" in options
     if spec.gguf_file is not None:
-        weights["gguf_file"] = spec.gguf_file
-        if "dtype" in options:  # the model: packed blocks would leave no nn.Linear to adapt
+        options = options | {"gguf_file": spec.gguf_file}
+        if is_model:  # packed blocks would leave no nn.Linear to adapt
             from transformers import GgufConfig
 
-            weights["quantization_config"] = GgufConfig(dequantize=True)
+            options |= {"quantization_config": GgufConfig(dequantize=True)}
+    if is_model:
+        options = options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        loaded = kind.from_pretrained(str(folder), trust_remote_code=False, **weights, **options)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, struct.error) as error:
+        loaded = kind.from_pretrained(str(folder), trust_remote_code=False, **options)
+    except Exception as error:  # noqa: BLE001 (tokenizers raises bare ones; the remedy is the same for all)
         if "trust_remote_code" in str(error):
-            expected = "an architecture that transformers has"
-            raise refuse(
-                "model.id", "it needs code of its own, which is never run", got=spec.id, expected=expected
-            ) from None
+            what, expected = "it needs code of its own, which is never run", "an architecture that transformers has"
+            raise refuse("model.id", what, got=spec.id, expected=expected) from None
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-        remedy = "Give another model, or mend the folder: model.id=<hub id or folder>."
+        remedy = "Give another model, or restore the folder: model.id=<hub id or folder>."
         raise refuse("model.id", f"cannot load ({reason})", got=spec.id, remedy=remedy) from None
-    if local_folder(spec) is None and hasattr(loaded, "config"):
-        loaded.config._name_or_path = spec.id  # what adapter files name, and not a folder of this machine's cache
-    return loaded
+    if not is_model:
+        return loaded
+    model, info = loaded
+    _refuse_incomplete(info, spec)
+    if local_folder(spec) is None:
+        model.config._name_or_path = spec.id  # what adapter files name, and not a folder of this machine's cache
+    return model
 
 
-def _hub_folder(spec: Model) -> Path:
-    """Folder of the hub's cache with the model at its commit; its small files are looked at before its weights come."""
-    place = place_of(spec)
-    small = [spec.gguf_file] if spec.gguf_file is not None else SMALL
-    folder = fetch("model", place, spec.revision, small, "model")
-    commit = commit_of("model", place, spec.revision, "model")
-    names = listing("model", place, commit) or [f.name for f in folder.glob("*")]
-    check_files(spec, names, place)
-    return folder if spec.gguf_file is not None else fetch("model", place, spec.revision, [*SMALL, WEIGHTS], "model")
+def _refuse_incomplete(info: dict[str, Any], spec: Model) -> None:
+    """transformers only warns, and fills what is missing with random numbers; tied weights are not missing."""
+    kinds = {"missing": "missing", "mismatched": "of another shape", "unexpected": "not in this architecture"}
+    for kind, what in kinds.items():
+        if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{kind}_keys"]):
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            remedy = "Give weights that belong to its config.json."
+            raise refuse("model.id", f"tensor {names[0]}{more} is {what}", got=spec.id, remedy=remedy)
 
 
 def _unpacked(spec: Model, cache: Path) -> Model:
@@ -169,20 +146,34 @@ def _unpacked(spec: Model, cache: Path) -> Model:
     """
     if spec.gguf_file is None:
         return spec
-    folder = local_folder(spec) or _hub_folder(spec)
     from transformers import AutoModelForCausalLM
 
-    with open(folder / spec.gguf_file, "rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    key = file_sha256(folder_of(spec) / spec.gguf_file)[:16]
     place = cache / f"{key}-{spec.dtype}"
-    if not place.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            dense = _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]})
-            dense.save_pretrained(Path(scratch) / "model")
-            with suppress(OSError):  # another process was quicker
-                (Path(scratch) / "model").rename(place)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{place.name}.lock"):  # one process unpacks, the others wait
+        if place.exists() and not _is_whole(place):
+            print(f"{place}: damaged; unpacking {spec.gguf_file} again", file=sys.stderr, flush=True)
+            shutil.rmtree(place)
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                dense = _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]})
+                part = Path(scratch) / "model"
+                dense.save_pretrained(part)
+                (part / DIGESTS).write_text(json.dumps(_digests(part)))
+                part.rename(place)
     return dataclasses.replace(spec, id=str(place), gguf_file=None)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / DIGESTS).read_text()) == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {f.name: file_sha256(f) for f in sorted(folder.iterdir()) if f.name != DIGESTS}
 
 
 @contextmanager

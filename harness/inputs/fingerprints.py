@@ -1,4 +1,4 @@
-"""What makes a model or data set the same wherever it lies: the hash of its files, or the hub's commit."""
+"""Identity of a model or data set wherever it lies: the hash of its files, or the hub's commit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.config.schema import Model, Source
 from harness.errors import refuse
 from harness.files import write_text
 from harness.hashing import file_sha256, sha256
-from harness.inputs.base_model import check_files, local_folder, place_of
 from harness.inputs.hub import commit_of
+from harness.inputs.model_files import check_files, check_indices, files_read, local_folder, place_of
 from harness.inputs.rows import local_file
 from harness.paths import ROOT
 
@@ -63,13 +63,13 @@ class Fingerprinter:
 
 def hub_commits(job: Job) -> dict[str, str]:
     """The commit of everything that a job takes from the hub, by its place in the config."""
-    found = {}
+    commits = {}
     if local_folder(job.model) is None:
-        found["model"] = commit_of("model", job.model.id, job.model.revision, "model")
+        commits["model"] = commit_of("model", job.model.id, job.model.revision, "model")
     for where, source in job.sources.items():
         if source.path is None and source.hub is not None:
-            found[where] = commit_of("dataset", source.hub, source.revision, where)
-    return found
+            commits[where] = commit_of("dataset", source.hub, source.revision, where)
+    return commits
 
 
 def at_commits(job: Job, commits: dict[str, str]) -> Job:
@@ -85,7 +85,7 @@ def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool
     columns = sha256(source.columns)[:8]
     if source.path is None:
         if source.hub is None:
-            raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+            raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
         at = commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
         place = f"hub:{source.hub}/{source.subset}/{source.split}@"
         return Fingerprint(f"{place}{at} columns:{columns}", f"{place}{source.revision} columns:{columns}")
@@ -97,7 +97,7 @@ def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool
 
 
 def has_changed(source: Source, fingerprint: Fingerprint, where: str) -> bool:
-    """Whether a local file is another one than when its fingerprint was taken; read again only where its time moved."""
+    """Whether a local file has changed since its fingerprint was taken; read again only where its time differs."""
     if source.path is None or source.path.startswith("generated:"):
         return False
     return file_sha256(local_file(source.path, where)) not in fingerprint.content
@@ -113,27 +113,28 @@ def text_fingerprint(source: str) -> str:
 
 
 def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
-    """Hash of the generated rows; remembered by the generator's own source, since making the rows takes a second."""
+    """Hash of the generated rows; kept by the generator's own source, since generating them takes a second."""
     sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
     key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
     file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
-    if not file.exists():
+    stored = file.read_text(errors="replace") if file.exists() else ""
+    digest, _, check = stored.partition(" ")
+    if check != sha256(digest):  # absent, damaged, or written without a checksum
         from harness.inputs.rows import read_generated
 
         digest = sha256(read_generated(path.removeprefix("generated:"), where))
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, digest)
-    return file.read_text()
+        write_text(file, f"{digest} {sha256(digest)}")
+    return digest
 
 
 def model_fingerprint(spec: Model, commit: bool = True) -> Fingerprint:
-    """Of a model: the files that make it, or a hub repository."""
+    """Of a model: every file of a folder that loading reads, by name and contents, or a hub repository at a commit."""
     folder = local_folder(spec)
     if folder is None:
         place = f"hub:{place_of(spec)}{f'/{spec.gguf_file}' if spec.gguf_file else ''}@"
         at = commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
         return Fingerprint(f"{place}{at}", f"{place}{spec.revision}")
     check_files(spec, [f.name for f in folder.iterdir()], str(folder))
-    kept = [folder / spec.gguf_file] if spec.gguf_file else sorted(folder.glob("*.safetensors"))
-    kept += [f for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if (f := folder / name).exists()]
-    return Fingerprint.local("sha256:" + sha256([[f.name, file_sha256(f)] for f in kept]))
+    check_indices(folder, str(folder))
+    return Fingerprint.local("sha256:" + sha256([[f.name, file_sha256(f)] for f in files_read(folder, spec)]))

@@ -1,7 +1,7 @@
 """Repositories of the Hugging Face hub: the commit that a revision names, and its files in the hub's own cache.
 
 A revision such as `main` moves. It is resolved to its commit once per process, everything is read from that commit,
-and the commit is what a record keeps. Offline, or when the hub does not answer, the cache says what it was last.
+and the record keeps the commit. Offline, or when the hub does not answer, the last known commit is used.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ Kind = Literal["model", "dataset"]
 log = logging.getLogger("harness")
 COMMIT = re.compile("[0-9a-f]{40}")
 SECONDS = 10.0  # for the first answer; the library's own requests would wait for ever
-_unreachable: list[
-    str
-] = []  # why the hub could not be reached; asked once per process, since each try may take SECONDS
+# Why the hub could not be reached; asked once per process, since each try may take SECONDS.
+_unreachable: list[str] = []
 
 
 def commit_of(kind: Kind, repo: str, revision: str | None, where: str) -> str:
     """The 40 digits of the commit that `revision` (a branch, tag or commit; None is `main`) names.
 
-    `where` is the part of the config that asks: `model`, `data.train`, … Raises BadInput where neither hub nor cache
-    can tell.
+    where: the place in the config, `model` or `data.train`. Raises BadInput where neither hub nor cache knows it.
     """
     revision = revision or "main"
     try:
@@ -40,24 +38,24 @@ def commit_of(kind: Kind, repo: str, revision: str | None, where: str) -> str:
 def fetch(kind: Kind, repo: str, revision: str | None, patterns: list[str], where: str) -> Path:
     """Folder of the hub's cache with the repository's files that match `patterns`, at the commit of `revision`.
 
-    Files that are there already are not asked for again. Raises BadInput with the remedy.
+    Files in the cache are not requested again. Raises BadInput with the remedy.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     commit = commit_of(kind, repo, revision, where)
-    wanted: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": commit, "allow_patterns": patterns}
+    part: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": commit, "allow_patterns": patterns}
     online = not offline() and not _unreachable
     try:
         if listing(kind, repo, commit) is not None or not online:  # without a listing, the cache may be incomplete
-            return Path(snapshot_download(**wanted, local_files_only=True))
+            return Path(snapshot_download(**part, local_files_only=True))
     except LocalEntryNotFoundError as error:
         if not online:
             raise _refusal(error, kind, repo, revision or "main", where) from None
     try:
         _ask(kind, repo, commit)
         print(f"{_key(kind, where)}: fetching {repo} at {commit[:12]}", file=sys.stderr, flush=True)
-        return Path(snapshot_download(**wanted))
+        return Path(snapshot_download(**part))
     except _errors() as error:
         raise _refusal(error, kind, repo, revision or "main", where) from None
 
@@ -89,38 +87,24 @@ def _resolve(kind: Kind, repo: str, revision: str) -> str:
         return revision
     if not offline() and not _unreachable:
         try:
-            commit = _ask(kind, repo, revision)
+            _ask(kind, repo, revision)
         except _no_answer() as error:
             if getattr(getattr(error, "response", None), "status_code", 500) < 500:
                 raise
             _unreachable.append(_reason(error))
-        else:
-            if _cached_ref(kind, repo, revision) != commit:
-                HfApi().resolve_revision(repo, repo_type=kind, revision=revision)  # keeps it for when offline
-            return commit
-    kept = _cached_ref(kind, repo, revision)
-    if kept is None:
-        raise FileNotFoundError(revision)
-    if not offline():
-        log.warning("cannot reach the hub (%s): %s of %s is what it was last, %s", *_unreachable, revision, repo, kept)
-    return kept
+    cached = offline() or bool(_unreachable)
+    resolve = functools.partial(HfApi().resolve_revision, repo, repo_type=kind, revision=revision)
+    commit = str(resolve(local_files_only=cached).resolved)  # online, it also keeps the answer for when offline
+    if cached and not offline():
+        log.warning("cannot reach the hub (%s): %s of %s is cached as %s", *_unreachable, revision, repo, commit)
+    return commit
 
 
-def _ask(kind: Kind, repo: str, revision: str) -> str:
-    """The commit, from the hub itself."""
+def _ask(kind: Kind, repo: str, revision: str) -> None:
+    """Raises what the hub answers, within SECONDS; the library's other requests have no limit."""
     from huggingface_hub import HfApi
 
-    return str(HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=SECONDS).sha)
-
-
-def _cached_ref(kind: Kind, repo: str, revision: str) -> str | None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionResolutionError
-
-    try:
-        return HfApi().resolve_revision(repo, repo_type=kind, revision=revision, local_files_only=True).resolved
-    except RevisionResolutionError:
-        return None
+    HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=SECONDS)
 
 
 def _no_answer() -> tuple[type[Exception], ...]:
@@ -132,7 +116,9 @@ def _no_answer() -> tuple[type[Exception], ...]:
 
 def _errors() -> tuple[type[Exception], ...]:
     """What the library raises for a repository, network or disk that is not as it should be."""
-    return (*_no_answer(), OSError, ValueError)
+    from huggingface_hub.errors import RevisionResolutionError
+
+    return (*_no_answer(), RevisionResolutionError, OSError, ValueError)
 
 
 def _key(kind: Kind, where: str) -> str:

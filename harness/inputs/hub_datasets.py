@@ -14,25 +14,25 @@ from harness.inputs.hub import fetch
 
 # Files that `datasets` reads text rows from, and its configuration of the repository; never code.
 FILES = ["*.parquet", "*.json*", "*.csv*", "*.tsv*", "*.arrow", "*.txt*", "*.zip", "README.md", ".huggingface.yaml"]
-OPTIONAL = ("original_question",)  # without it, only rows that repeat a validation question are found
+OPTIONAL = ("original_question",)  # without it, only rows that repeat a held-out question are recognised
 
 
 def hub_rows(source: Source, where: str) -> Iterable[dict[str, Any]]:
     """Rows of one split, with the columns that `source` names under their names on the hub; read from disk as needed.
 
-    Raises BadInput, naming the subsets, splits or columns that there are.
+    Raises BadInput, naming the subsets, splits or columns that exist.
     """
     assert source.hub is not None
     folder = fetch("dataset", source.hub, source.revision, FILES, where)
     dataset = _split(_builder(folder, source, where), folder, source, where)
-    for ours, theirs in source.columns.items():
-        if theirs not in dataset.column_names and ours not in OPTIONAL:
+    for ours, name in source.columns.items():
+        if name not in dataset.column_names and ours not in OPTIONAL:
             remedy = f"Map it with {where}.columns.{ours}=<name>."
             expected = f"one of {', '.join(dataset.column_names)}"
             raise refuse(
                 f"{where}.columns.{ours}",
                 f"no such column in {source.hub}",
-                got=theirs,
+                got=name,
                 expected=expected,
                 remedy=remedy,
             )
@@ -94,7 +94,7 @@ def _unreadable(error: Exception, folder: Path, source: Source, where: str) -> B
     for file in sorted(f for f in folder.rglob("*") if f.suffix in (".parquet", ".json", ".jsonl")):
         try:
             if parquet.read_metadata(file).num_rows == 0 if file.suffix == ".parquet" else file.stat().st_size < 4:
-                reason = f"{file.relative_to(folder)} has no rows"  # `datasets` fails, whatever split is asked for
+                reason = f"{file.relative_to(folder)} has no rows"  # `datasets` fails, whatever the split
         except pyarrow.ArrowException as broken:
             reason = f"{file.relative_to(folder)}: {broken}"
     if not any(f.is_file() for f in folder.rglob("*") if f.name != "README.md"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,14 +17,17 @@ from harness.hashing import sha256
 from harness.paths import ROOT
 from harness.scoring import reference_answer
 
-
-def questions_hash(questions: list[Question]) -> str:
-    return sha256([[q.text, q.reference] for q in questions])
-
-
 Row = dict[str, str]
+NUMERIC = ("answer", "response")  # columns in which other programs write 18 for "18"
 CHUNK = 2**16  # characters of a JSON array read at a time
 LONGEST = 2**26  # characters within which a row must end, lest a broken file be read whole to find its error
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+}
 
 
 @dataclass(frozen=True)
@@ -30,57 +36,95 @@ class Question:
     reference: str
 
 
-def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Iterator[Row]:
-    """Rows with our column names, in file order, read as they are asked for.
+def questions_hash(questions: list[Question]) -> str:
+    return sha256([[q.text, q.reference] for q in questions])
 
-    Raises BadInput, naming file and row, for anything but non-empty strings in the `needed` columns.
+
+def read_questions(source: Source, where: str) -> list[Question]:
+    """Questions whose reference answers parse; raises BadInput naming the row otherwise."""
+    questions = []
+    for number, row in stream_rows(source, where, needed=("question", "answer")):
+        try:
+            reference_answer(row["answer"])
+        except ValueError as error:
+            place = f"{source.path or source.hub}:{number}"
+            raise refuse(place, f"reference answer does not parse ({error})") from None
+        questions.append(Question(row["question"], row["answer"]))
+    return questions
+
+
+def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
+    """Rows with our column names, in file order, each with its number: the line in JSONL, else counted from 1.
+
+    A numeric answer or response becomes text. Raises BadInput, naming file and row, where a `needed` column is not a
+    non-empty string.
     """
     if source.path is None and source.hub is None:
-        raise refuse(where, "neither path nor hub is given", remedy=f"Set {where}.path=<file>.")
+        raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
     if unmapped := [name for name in needed if name not in source.columns]:
-        raise refuse(f"{where}.columns", f"no column is given for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
-    raw = _read_local(source.path, where) if source.path is not None else _read_hub(source, where)
-    place, number = source.path or source.hub, 0
-    for number, row in enumerate(raw, start=1):
-        yield _checked_row(row, f"{place}:{number}", source.columns, needed)
-    if number == 0:
+        raise refuse(f"{where}.columns", f"no column for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
+    rows = _read_local(source.path, where) if source.path is not None else enumerate(_read_hub(source, where), 1)
+    place, empty = source.path or source.hub, True
+    for number, row in rows:
+        yield number, _checked_row(row, f"{place}:{number}", source.columns, needed)
+        empty = False
+    if empty:
         raise refuse(where, "no rows", got=place, expected="at least one row")
 
 
 def _checked_row(row: Any, place: str, columns: dict[str, str], needed: tuple[str, ...]) -> Row:
     if not isinstance(row, dict):
-        raise refuse(place, "not a row", got=row, expected="an object with named columns")
+        raise refuse(place, "not a row", got=_short(row), expected="an object with named columns")
     out: Row = {}
-    for ours, theirs in columns.items():
-        value = row.get(theirs)
+    for ours, name in columns.items():
+        value = row.get(name)
+        if ours in NUMERIC:
+            value = _as_text(value)
         if ours in needed and (not isinstance(value, str) or not value.strip()):
             have = ", ".join(sorted(map(str, row))) or "nothing"
-            raise refuse(
-                place,
-                f"column {theirs!r} is missing or empty",
-                got=value,
-                expected="a non-empty string",
-                remedy=f"The row has {have}; map columns with data.*.columns.{ours}=<name>.",
-            )
+            what, expected = f"column {name!r} is missing or empty", "a non-empty string"
+            remedy = f"The row has {have}; map columns with data.*.columns.{ours}=<name>."
+            raise refuse(place, what, got=_short(value), expected=expected, remedy=remedy)
         if isinstance(value, str):
+            if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+                what = f"column {name!r} holds half a character (a lone surrogate, as when an emoji is cut in two)"
+                raise refuse(place, what, got=_short(value), expected="whole characters", remedy="Correct this row.")
             out[ours] = value
     return out
 
 
+def _as_text(value: Any) -> Any:
+    """A finite number in plain digits (18.0 as 18, as pandas writes integers beside gaps); anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return value
+    text = format(Decimal(str(value)) if isinstance(value, float) else Decimal(value), "f")
+    return text.removesuffix(".0")
+
+
+def _short(value: Any) -> Any:
+    """A value for a message: a nested one may be as long as its file."""
+    return value if value is None or len(text := str(value)) <= 200 else f"{text[:200]}..."
+
+
 # -- local files -------------------------------------------------------------------------------------------------------
-def _read_local(path: str, where: str) -> Iterator[Any]:
+def _read_local(path: str, where: str) -> Iterator[tuple[int, Any]]:
     if path.startswith("generated:"):
-        yield from read_generated(path.removeprefix("generated:"), where)
-        return
+        return enumerate(read_generated(path.removeprefix("generated:"), where), 1)
     file = local_file(path, where)
-    if file.suffix == ".parquet":
-        yield from _read_parquet(file, path, where)
-        return
+    with open(file, "rb") as stream:
+        start = stream.read(CHUNK)
+    if packed := [name for magic, name in COMPRESSED.items() if start.startswith(magic)]:
+        remedy = "Decompress it and give the file inside."
+        raise refuse(f"{where}.path", f"compressed ({packed[0]})", got=path, expected="plain text", remedy=remedy)
+    if file.suffix == ".parquet" or start.startswith(b"PAR1"):
+        return enumerate(_read_parquet(file, path, where), 1)
+    is_array = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    return _named_errors(_read_json_array(file, path) if is_array else _read_json_lines(file, path), path, where)
+
+
+def _named_errors(rows: Iterator[tuple[int, Any]], path: str, where: str) -> Iterator[tuple[int, Any]]:
     try:
-        if _begins_array(file):
-            yield from _read_json_array(file, path)
-        else:
-            yield from _read_json_lines(file, path)
+        yield from rows
     except UnicodeDecodeError as error:
         raise refuse(f"{where}.path", f"not UTF-8 text ({error.reason} at byte {error.start})", got=path) from None
 
@@ -95,45 +139,51 @@ def local_file(path: str, where: str) -> Path:
 
 def _read_parquet(file: Path, path: str, where: str) -> Iterator[Any]:
     """By batches: a whole table as Python objects is many times its file."""
+    import pyarrow
     import pyarrow.parquet as parquet
 
     try:
         with parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise refuse(f"{where}.path", f"not a parquet file ({reason})", got=path) from None
 
 
-def _begins_array(file: Path) -> bool:
-    with open(file, "rb") as stream:
-        return stream.read(CHUNK).lstrip().startswith(b"[")
+def _integer(digits: str) -> int | Decimal:
+    """Python refuses to make an int of more than 4,300 digits."""
+    return int(digits) if len(digits) < 1000 else Decimal(digits)
 
 
-def _read_json_lines(file: Path, path: str) -> Iterator[Any]:
+_JSON = json.JSONDecoder(parse_int=_integer)
+
+
+def _read_json_lines(file: Path, path: str) -> Iterator[tuple[int, Any]]:
+    """Blank lines are left out; a byte order mark begins the file, or each part of one put together from several."""
     start = 0  # of the line, in bytes
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
-                text = line.decode().removesuffix("\n")
-                yield json.loads(text)
+                text = line.decode().removeprefix("\ufeff").strip()
+                if text:
+                    yield number, _JSON.decode(text)
             except UnicodeDecodeError as error:
                 error.start += start
                 raise
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise _not_json(f"{path}:{number}", error, text, "one JSON object per line") from None
             start += len(line)
 
 
-def _read_json_array(file: Path, path: str) -> Iterator[Any]:
+def _read_json_array(file: Path, path: str) -> Iterator[tuple[int, Any]]:
     """The elements of an array, one at a time: MetaMathQA is one array of 395,000 rows, 400 MB of text.
 
     Parsed by `json`, as JSON lines are, so that both take the same rows (NaN for a text that is missing, say).
     """
-    parser, number, rest = json.JSONDecoder(), 1, ""  # `rest`: read, but not yet parsed
+    number, rest = 1, ""  # `rest`: read, but not yet parsed
     with open(file, encoding="utf-8") as stream:
-        rest = _more(stream, "").lstrip().removeprefix("[")
+        rest = _more(stream, "").removeprefix("\ufeff").lstrip().removeprefix("[")
         while True:
             rest = rest.lstrip()
             if rest.startswith("]"):
@@ -142,14 +192,16 @@ def _read_json_array(file: Path, path: str) -> Iterator[Any]:
             try:
                 if not rest.startswith(separator):
                     raise json.JSONDecodeError("Expecting ',' delimiter", rest, 0)
-                row, end = parser.raw_decode(rest.removeprefix(separator).lstrip())
+                row, end = _JSON.raw_decode(rest.removeprefix(separator).lstrip())
+            except RecursionError as error:
+                raise _not_json(f"{path}:{number}", error, rest, "an array of objects") from None
             except json.JSONDecodeError as error:
                 longer = _more(stream, rest)
                 if longer == rest or len(rest) > LONGEST:
                     raise _not_json(f"{path}:{number}", error, rest, "an array of objects") from None
                 rest = longer
                 continue
-            yield row
+            yield number, row
             number, rest = number + 1, rest.removeprefix(separator).lstrip()[end:]
         if after := (rest[1:] + stream.read(LONGEST)).strip():
             raise refuse(f"{path}:{number}", "text after the array", got=after[:60], expected="the end of the file")
@@ -164,8 +216,9 @@ def _more(stream: TextIO, text: str) -> str:
         raise
 
 
-def _not_json(place: str, error: json.JSONDecodeError, text: str, expected: str) -> BadInput:
-    return refuse(place, f"not JSON ({error.msg})", got=text[:60], expected=expected)
+def _not_json(place: str, error: json.JSONDecodeError | RecursionError, text: str, expected: str) -> BadInput:
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    return refuse(place, f"not JSON ({reason})", got=text[:60], expected=expected)
 
 
 def read_generated(split: str, where: str) -> list[Any]:
@@ -181,17 +234,3 @@ def _read_hub(source: Source, where: str) -> Any:
     from harness.inputs.hub_datasets import hub_rows
 
     return hub_rows(source, where)
-
-
-def read_questions(source: Source, where: str) -> list[Question]:
-    """Questions whose reference answers parse; raises BadInput naming the row otherwise."""
-    questions = []
-    for number, row in enumerate(stream_rows(source, where, needed=("question", "answer")), start=1):
-        try:
-            reference_answer(row["answer"])
-        except ValueError as error:
-            raise refuse(
-                f"{source.path or source.hub}:{number}", f"reference answer does not parse ({error})"
-            ) from None
-        questions.append(Question(row["question"], row["answer"]))
-    return questions

@@ -80,7 +80,7 @@ def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimiz
             keys = [k.split(".", 1)[0] for k in tensors if k.split(".", 1)[1] == name and not k.startswith("param.")]
             state = {k: tensors[f"{k}.{name}"] for k in keys}
             optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    lines = metrics.read_text(errors="replace").splitlines(keepends=True) if metrics.exists() else []
     write_text(metrics, "".join(lines[: progress.step]))
     return progress
 

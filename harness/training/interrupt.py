@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that is answered between two steps, where a checkpoint is consistent."""
+"""Ctrl-C and SIGTERM as a request that takes effect between two steps, where a checkpoint is consistent."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from types import FrameType, TracebackType
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has reached a place where it can."""
+    """A request to stop has reached a place where the run can."""
 
 
 class Interruptible:
     """While entered, the first signal sets a flag that `check` turns into `Interrupted`; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interruptible:
@@ -29,10 +29,10 @@ class Interruptible:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
     def check(self) -> None:
-        if self.asked:
+        if self.requested:
             raise Interrupted

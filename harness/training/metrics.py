@@ -1,4 +1,4 @@
-"""What training says about itself: metrics.jsonl, the progress bar, and the check for NaN."""
+"""Metrics of training: metrics.jsonl, the progress bar, and the check for NaN."""
 
 from __future__ import annotations
 

@@ -45,13 +45,16 @@ def test_no_training_row_comes_from_a_held_out_question(small_job: Any, tokenize
     assert read.counts == {
         "train_rows": 60,
         "removed_for_validation": 18,
+        "removed_for_test": 0,
         "over_long": 0,
         "unfit": 0,
         "train_examples": 42,
         "without_original": 0,
         "removed_identical": 0,
+        "valid_unmatched": 0,
         "valid": 9,
         "test": 10,
+        "valid_in_test": 0,
     }
 
 
@@ -59,13 +62,13 @@ def test_validation_is_the_same_for_every_seed_and_order(small_job: Any, tokeniz
     by_seed = [contents(data_of(small_job(f"seed={s}"), tokenizer)) for s in (0, 7)]
     assert by_seed[0] == by_seed[1]
     asked = [Question(query_of(k), "1") for k in range(50)]
-    chosen, keys = hold_out(asked, 20)
-    assert set(chosen) == set(hold_out(asked[::-1], 20)[0])
-    assert set(hold_out(asked, 10)[0]) <= set(chosen)
-    assert keys == {normalised(q.text) for q in chosen}
+    chosen, held_out = hold_out(asked, [], 20)
+    assert set(chosen) == set(hold_out(asked[::-1], [], 20)[0])
+    assert set(hold_out(asked, [], 10)[0]) <= set(chosen)
+    assert held_out.valid == {normalised(q.text) for q in chosen}
     assert [q.text for q in chosen] != [query_of(k) for k in range(20)]  # no prefix of the file
     with pytest.raises(BadInput, match=r"^benchmark.valid_size: larger than .*, got 50; expected < 50\.$"):
-        hold_out(asked, 50)
+        hold_out(asked, [], 50)
 
 
 def test_training_data_without_originals_is_said(
@@ -92,13 +95,98 @@ def test_training_data_without_originals_is_said(
         assert (counts["train_rows"], counts["removed_for_validation"], counts["train_examples"]) == (11, 2, 9)
         assert (counts["without_original"], counts["removed_identical"]) == (3, 1)
         assert caplog.messages == [
-            "data.train: 3 of 11 rows have no original_question: those that are augmented copies of validation "
-            "questions cannot be found; only identical questions were removed, 1 of them"
+            "data.train: 3 of 11 rows have no original_question, so augmented copies of validation and test questions "
+            "cannot be found among them; only identical questions were removed, 1 of them for validation"
         ]
         assert capsys.readouterr().out == (
             "data: 6 validation and 10 test questions; "
-            "11 training rows, 2 removed for validation, 0 over-long, 0 unfit, 9 left\n"
+            "11 training rows, 2 removed for validation, 0 for test, 0 over-long, 0 unfit, 9 left; "
+            "5 validation questions match no row\n"
         )
+
+
+FOLDED = [
+    ("He has $1,000.", "he has 1000"),
+    (r"He has \\$1{,}000 now", "He has $1000 now."),
+    ("caf\u00e9 \u00bd", "cafe\u0301 1\u20442"),
+    ("\uff11\uff12 eggs", "12 eggs"),
+    ("zero\u200bwidth \ufeffjoin\u00aders", "zerowidth joiners"),
+    ("\u201cAnn\u2019s\u201d pens \u2013 2\u20143", '"Ann\'s" pens - 2-3'),
+    ("STRASSE \ufb01ve", "straße five"),
+    ("no\u00a0break\u2003space", "no break space"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), FOLDED)
+def test_copies_that_differ_in_form_are_one_question(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other) != ""
+    assert normalised(normalised(one)) == normalised(one)
+
+
+def test_different_numbers_stay_different() -> None:
+    texts = ["1,000", "1000000", "1.000", "1,00", "10,00", "1,000,00", "12,345", "1, 000", "x²", "x"]
+    assert len({normalised(t) for t in texts}) == len(texts) - 1  # x² and x2 would be one, but x² and x are not
+    assert normalised("1,234,567") == normalised("1234567")
+
+
+def test_the_benchmarks_validation_questions_are_those_of_version_1() -> None:
+    """Folding more must not choose others: published learning rates were tuned on these."""
+    from harness.hashing import sha256
+    from harness.tiny import problems
+
+    questions = [Question(r["question"], r["answer"]) for r in problems.question_rows()]
+    test = [Question(r["question"], r["answer"]) for r in problems.test_rows()]
+    chosen, held_out = hold_out(questions, test, 500)
+    assert (
+        sha256([[q.text, q.reference] for q in chosen])
+        == "3c756e31a98e3b94e97eddc53d07bc716c00a076e324b238eef52d3c75be16d0"
+    )
+    assert held_out.valid_in_test == 0
+
+
+def test_test_questions_are_neither_trained_nor_validated_on(
+    small_job: Any, tokenizer: Any, data_dir: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Six copies in the training file and four among the questions: removed, counted and printed."""
+    monkeypatch.setattr("harness.data.load._said", set())
+    tested = [json.loads(line) for line in (data_dir / "test.jsonl").read_text().splitlines()]
+    asked = [json.loads(line) for line in (data_dir / "questions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (data_dir / "train.jsonl").read_text().splitlines()]
+    copies = [
+        {"query": f"Else {n}?", "original_question": q["question"].upper(), "response": "1"}
+        for n, q in enumerate(tested[:3])
+    ]
+    copies += [
+        {"query": q["question"].replace(" ", "\u00a0"), "original_question": "Other", "response": "1"}
+        for q in tested[3:6]
+    ]
+    train = write_jsonl(tmp_path / "train.jsonl", rows + copies)
+    questions = write_jsonl(
+        tmp_path / "questions.jsonl", [q | {"question": f"{q['question']} "} for q in tested[:4]] + asked
+    )
+    clean = data_of(small_job(), tokenizer)
+    capsys.readouterr()
+    found = data_of(
+        small_job(f"data.train.path={train}", f"data.questions.path={questions}", "eval.limit=2"), tokenizer
+    )
+    assert list(found.train) == list(clean.train)
+    assert found.valid == clean.valid[:2]
+    assert (found.counts["removed_for_test"], found.counts["valid_in_test"]) == (6, 4)
+    said = capsys.readouterr().out
+    assert "(4 test questions among data.questions were left out)" in said
+    assert ", 6 for test, " in said
+    same = small_job(f"data.questions.path={data_dir / 'test.jsonl'}")
+    line = r"^data.questions: 10 of its 10 questions are test questions, .*, got 0; expected > 6\. Give other"
+    with pytest.raises(BadInput, match=line):
+        data_of(same, tokenizer)
+
+
+def test_a_wrong_original_column_shows(small_job: Any, tokenizer: Any, caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("harness.data.load._said", set())
+    with caplog.at_level(logging.WARNING):
+        counts = data_of(small_job("data.train.columns.original_question=type"), tokenizer).counts
+    assert (counts["removed_for_validation"], counts["valid_unmatched"]) == (0, counts["valid"])
+    assert "data.train.columns.original_question names the wrong column" in caplog.text
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
@@ -135,7 +223,7 @@ def test_prompts_that_are_no_prefix(small_job: Any, tokenizer: Any, tmp_path: Pa
         rows[k]["query"] = "MERGED"
     job = small_job(f"data.train.path={write_jsonl(tmp_path / 'many.jsonl', rows)}")
     with pytest.raises(
-        BadInput, match=r"^benchmark.prompt: its tokens .*, in 4 of 250 rows \(first .*many.jsonl:11\), "
+        BadInput, match=r"^benchmark.prompt: the prompt does not .*, in 4 of 250 rows \(first .*many.jsonl:11\), "
     ):
         data_of(job, tokenizer)
     assert not list(job.cache_dir.rglob("*.part"))
@@ -148,7 +236,7 @@ def test_over_long_examples_are_dropped_whole_and_counted(small_job: Any, tokeni
     half = data_of(small_job(f"benchmark.max_length={limit}"), tokenizer)
     assert list(half.train) == [e for e in everything.train if len(e.ids) <= limit]
     assert half.counts["over_long"] == len(everything.train) - len(half.train) > 0
-    with pytest.raises(BadInput, match=r"^data.train: no example left .*'over_long': 48.* Raise benchmark"):
+    with pytest.raises(BadInput, match=r"^data.train: no example left .*'over_long': 48.*, or raise benchmark"):
         data_of(small_job("benchmark.max_length=8"), tokenizer)
 
 

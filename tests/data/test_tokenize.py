@@ -183,7 +183,7 @@ def test_a_prompt_that_ends_in_a_space(real: Any, small_job: Any, tmp_path: Path
     if "▁▁" not in real.get_vocab():
         assert data_of(job, real).counts["train_examples"] == 30
         return
-    with pytest.raises(BadInput, match=r"^benchmark.prompt: its tokens are no prefix .* in 30 of 30 rows .*End it so"):
+    with pytest.raises(BadInput, match=r"^benchmark.prompt: the prompt does not tokenize .* in 30 of 30 rows .*End it"):
         data_of(job, real)
 
 

@@ -51,6 +51,20 @@ def test_it_is_exactly_zero_where_nothing_has_changed(quantization: str, dtype: 
     assert nats_per_token(model, Bytes(), texts, "cpu") == off
 
 
+def test_texts_are_cut_where_the_positions_end(tokenizer: Any) -> None:
+    """GPT-2 has an embedding per position, and none beyond."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=20, n_embd=16, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(config).eval()
+    long, short = "A text of many more bytes than twenty.", "Short."
+    cut = tokenizer.decode(tokenizer(long)["input_ids"][:20])
+    assert nats_per_token(model, tokenizer, [long, short], "cpu") == nats_per_token(
+        model, tokenizer, [cut, short], "cpu"
+    )
+
+
 def test_the_untrained_base_forgets_nothing(small_job: Any) -> None:
     assert run(small_job("variant=none"))["forgetting"]["nats"] == 0.0
 

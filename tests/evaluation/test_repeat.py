@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from harness.evaluation.predict import CHUNK
 from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import compared
 from harness.inputs.rows import Question
-from harness.records.plan import lacking
+from harness.records.plan import lacking, plan
 from harness.report.markdown import markdown
 from harness.report.summary import warnings
 from harness.report.table import rows
@@ -39,8 +40,9 @@ def test_platinum_and_repeat_are_added_in_the_run_or_later(small_job: Any, data_
     assert both["platinum"]["source"].startswith("sha256:")
     (turn,) = both["repeat"]["turns"]
     assert (turn["changed"], turn["texts_differ"], both["repeat"]["largest_difference"]) == (0, 0, 0.0)
-    assert lacking(job, both) == []
-    assert len(lacking(job, plain)) == 2
+    planned = plan(job)
+    assert lacking(planned) == []
+    assert len(lacking(dataclasses.replace(planned, record=plain))) == 2
 
     runs_dir = str(small_job().runs_dir)
     config = Path(runs_dir) / plain["run_id"] / "config.yaml"

@@ -24,8 +24,9 @@ from harness.config.compose import compositions
 from harness.config.job import Job
 from harness.config.validate import job_from
 from harness.errors import BadInput
-from harness.inputs.fingerprints import model_identity
+from harness.inputs.fingerprints import Fingerprinter, model_fingerprint
 from harness.paths import ROOT
+from harness.records.ids import run_id
 from harness.records.plan import plan
 from tests.conftest import make_model, query_of, run_id_of, science_of, training_rows, write_jsonl
 from tests.fake_hub import FakeHub
@@ -238,12 +239,13 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
         return job_from(cfg)
 
     def ids(*words: str) -> str:
-        return run_id_of(job(*words))
+        fingerprinter, asked = Fingerprinter(), job(*words)
+        return run_id(asked, fingerprinter.of(asked, typed_only=True), fingerprinter)
 
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")
 
-    for module in ("hub", "fingerprints", "base_model"):
+    for module in ("hub", "fingerprints", "model_files"):
         monkeypatch.setattr(f"harness.inputs.{module}.commit_of", never)
     assert ids() == "gsm8k-qwen3_0_6b_base__antipasto_dplr__r256__k8__lr0.005__none__s5000__seed0"
     commit = "0" * 40
@@ -281,7 +283,7 @@ REFUSED = [
     ("data.train.hub=org/nope", r"data\.train\.hub: no such data set on the hub, got 'org/nope'\. .*path=<file>\."),
     ("data.train.hub=a/b/c.json",
      r"data\.train\.hub: neither a hub id nor .*, got 'a/b/c\.json'\. Give data\.train\.path.*"),
-    ("data.train.hub=null", r"data\.train: neither path nor hub is given\. Set data\.train\.path=<file>\."),
+    ("data.train.hub=null", r"data\.train: no path and no hub id\. Set data\.train\.path=<file>\."),
     ("data.test.revision=v9", r"data\.test\.revision: no such revision, got 'v9'; expected .* of openai/gsm8k\. .*"),
     ("data.test.subset=nope",
      r"data\.test\.subset: no such subset of openai/gsm8k, got 'nope'; expected one of main, socratic\."),
@@ -371,7 +373,7 @@ def test_unreachable_is_asked_once_and_answered_from_the_cache(
     done = program(fake.environment(tmp_path / "home"), *words, "seed=1")
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if "cannot reach the hub" in line]
-    assert [re.sub(r".* main of (\S+) is what it was last, (\w+)", r"\1 \2", s) for s in said] == [
+    assert [re.sub(r".* main of (\S+) is cached as (\w+)", r"\1 \2", s) for s in said] == [
         f"{QWEN} {commits['model']}",
         f"{GSM} {commits['data.test']}",
         f"{MATH} {commits['data.train']}",
@@ -427,7 +429,7 @@ def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Pat
     monkeypatch.chdir(data_dir.parent)
     assert run_id_of(small_job(*[w.replace("~/", "") for w in words])) == expected
     tiny = [small_job("model.id=models/tiny").model, small_job(f"model.id={ROOT}/models/tiny").model]
-    assert len({model_identity(spec, data_dir) for spec in tiny}) == 1
+    assert len({model_fingerprint(spec) for spec in tiny}) == 1
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])

@@ -10,12 +10,16 @@ import pytest
 
 from harness.config.job import Source
 from harness.config.validate import BadInput
-from harness.inputs.rows import Question, read_questions, read_rows, stream_rows
+from harness.inputs.rows import Question, Row, read_questions, stream_rows
 from tests.conftest import training_rows, write_jsonl
 
 
 def source(path: Path | None, **columns: str) -> Source:
     return Source(path=str(path), hub=None, subset=None, split="train", revision=None, columns=columns)
+
+
+def read_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> list[Row]:
+    return [row for _, row in stream_rows(source, where, needed=needed)]
 
 
 def test_formats_give_the_same_rows(tmp_path: Path) -> None:
@@ -51,7 +55,7 @@ def test_arrays_are_read_like_lines(tmp_path: Path, monkeypatch: Any) -> None:
             assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
     (tmp_path / "broken.json").write_text(json.dumps(rows)[:-9])
     stream = stream_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
-    assert [next(stream) for _ in rows[1:]] == expected[:-1]
+    assert [next(stream) for _ in rows[1:]] == [*enumerate(expected[:-1], start=1)]
     with pytest.raises(BadInput, match=r":39: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
         next(stream)
 
@@ -83,5 +87,91 @@ def test_broken_arrays_name_the_row(tmp_path: Path, monkeypatch: Any, content: b
 def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"q": "1+1?", "a": "#### 2", "question": "not this"}])
     assert read_questions(source(path, question="q", answer="a"), "data.test") == [Question("1+1?", "#### 2")]
-    with pytest.raises(BadInput, match=r"^data.test.columns: no column is given for answer; expected answer: "):
+    with pytest.raises(BadInput, match=r"^data.test.columns: no column for answer; expected answer: "):
         read_questions(source(path, question="q"), "data.test")
+
+
+# -- files of other programs -------------------------------------------------------------------------------------------
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+ROWS = [{"question": f"{k} + {k} = ½?", "answer": f"{2 * k}"} for k in range(1, 4)]
+LINES = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS)
+ARRAY = json.dumps(ROWS)
+BOM = "\ufeff"
+READ_RIGHTLY = {
+    "bom.jsonl": BOM + LINES,
+    "bom.json": BOM + ARRAY,
+    "bom-space.json": f"{BOM}\n  {ARRAY}",
+    "two-files-in-one.jsonl": BOM + LINES[: LINES.index("\n") + 1] + BOM + LINES[LINES.index("\n") + 1 :],
+    "blank-lines.jsonl": "\n" + LINES.replace("\n", "\n\n  \n") + "\n",
+    "integers.jsonl": LINES.replace('"answer": "', '"answer": ').replace('"}', "}"),
+    "floats.json": json.dumps([r | {"answer": float(r["answer"])} for r in ROWS]),
+    "huge.jsonl": LINES.replace("}", f', "id": {"9" * 5000}}}'),
+    "huge.json": ARRAY.replace("}", f', "id": {"9" * 5000}}}'),
+}
+
+
+@pytest.mark.parametrize("name", READ_RIGHTLY)
+def test_files_of_other_programs_are_read(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, READ_RIGHTLY[name])
+    expected = [Question(r["question"], r["answer"]) for r in ROWS]
+    assert read_questions(source(path, question="question", answer="answer"), "x") == expected
+
+
+def test_parquet_keeps_numbers_exact(tmp_path: Path) -> None:
+    """Also by its first bytes, whatever its name; integers beside gaps are floats in pandas."""
+    import decimal
+
+    import pyarrow
+    import pyarrow.parquet
+
+    for kind, values, expected in (
+        ("int64", [7, -2], ["7", "-2"]),
+        ("float64", [18.0, 2.5], ["18", "2.5"]),
+        ("decimal", [decimal.Decimal("1.10"), decimal.Decimal("12345678901234567890.25")], None),
+    ):
+        rows = pyarrow.Table.from_pydict({"question": ["a?", "b?"], "answer": values})
+        pyarrow.parquet.write_table(rows, tmp_path / kind)
+        read = read_questions(source(tmp_path / kind, question="question", answer="answer"), "x")
+        if expected is None:
+            assert [decimal.Decimal(q.reference) for q in read] == values
+        else:
+            assert [q.reference for q in read] == expected
+
+
+GOOD = json.dumps({"question": "1 + 1?", "answer": "2"})
+REFUSED: dict[str, tuple[str | bytes, str]] = {
+    "surrogate.jsonl": (
+        f"{GOOD}\n\n" + r'{"question": "a \ud83d b", "answer": "2"}',
+        r":3: column 'question' holds half a",
+    ),
+    "surrogate.json": (f"[{GOOD}, " + r'{"question": "a", "answer": "2 \udc00"}]', r":2: column 'answer' holds half a"),
+    "nested.jsonl": (
+        GOOD + '\n{"question": {"text": "a"}, "answer": "2"}',
+        r":2: column 'question' is missing or empty",
+    ),
+    "deep.jsonl": (f"{GOOD}\n" + "[" * 100_000, r":2: not JSON \(nested too deeply\)"),
+    "deep.json": ("[" * 100_000, r":1: not JSON \(nested too deeply\)"),
+    "array-of-arrays.json": ('[["a", "2"]]', r":1: not a row, got \['a', '2'\]"),
+    "true.jsonl": ('{"question": "a", "answer": true}', r":1: column 'answer' is missing or empty, got True"),
+    "nan.jsonl": ('{"question": "a", "answer": NaN}', r":1: column 'answer' is missing or empty, got nan"),
+    "infinite.jsonl": ('{"question": "a", "answer": 1e999}', r":1: column 'answer' is missing or empty, got inf"),
+    "an-id.jsonl": ('{"question": 17, "answer": 1}', r":1: column 'question' is missing or empty, got 17"),
+    "x.gz": (b"\x1f\x8b\x08\x00abc", r"^x.path: compressed \(gzip\), got .*gz'; expected plain text. Decompress it"),
+    "x.jsonl": (b"\x28\xb5\x2f\xfdabc", r"^x.path: compressed \(zstd\)"),
+    "utf16.jsonl": (GOOD.encode("utf-16"), r"^x.path: not UTF-8 text \(.* at byte 0\)"),
+    "late.json": (f"[{GOOD}, ".encode("utf-8-sig") + b'"\xff"]', r"^x.path: not UTF-8 text \(.* at byte 44\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_by_file_and_row(tmp_path: Path, name: str) -> None:
+    content, message = REFUSED[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(BadInput, match=message) as stopped:
+        read_questions(source(path, question="question", answer="answer"), "x")
+    assert len(str(stopped.value)) < 500 + len(str(path))
+    str(stopped.value).encode()  # can be printed
