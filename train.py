@@ -5,7 +5,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from harness.cli.preflight import expand_home, preflight
+from harness.cli.preflight import preflight
+from harness.cli.words import for_hydra
 from harness.config.schema import register
 
 register()
@@ -19,6 +20,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = expand_home(sys.argv[1:])
+    sys.argv[1:] = for_hydra(sys.argv[1:])
     with preflight(sys.argv[1:]):
         main()

@@ -50,9 +50,9 @@ def test_processes_never_meet_and_a_killed_one_frees_its_gpu(tmp_path: Path) -> 
     held = [line(p.stdout) for p in first]
     assert sorted(held) == ["a", "b"]
     third = holder(folder, "a,b")
-    assert line(third.stderr) == "all 2 GPUs are at other jobs; waiting for one (share_gpu=true would not)"
+    assert line(third.stderr) == "all 2 GPUs in use by another job; waiting (share_gpu=true runs anyway)"
     only = holder(folder, held[0])
-    assert line(only.stderr) == "the GPU is at other jobs; waiting for one (share_gpu=true would not)"
+    assert line(only.stderr) == "GPU in use by another job; waiting (share_gpu=true runs anyway)"
     first[1].send_signal(signal.SIGKILL)
     assert line(third.stdout) == held[1]
     assert only.poll() is None

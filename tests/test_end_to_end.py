@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from harness.inputs.base_model import _loaded
 from harness.paths import ROOT
 from harness.records.plan import plan
 from harness.records.store import write_record
 from harness.reevaluate import evaluate, rescore
-from harness.run import _loaded, run
+from harness.run import run
 
 WORDS = ["benchmark=tiny", "variant=lora", "device=cpu", "threads=1", "eval.limit=8", "eval.max_new_tokens=24"]
 KEYS = (  # DESIGN.md §4
@@ -231,12 +232,11 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "interrupted; the same command goes on" in errors
+    assert "interrupted; the same command resumes" in errors
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     assert (folder / "checkpoint" / "state.safetensors").exists()
 
-    made = plan(small_job(*more))
-    assert made.action == "resume"
+    assert plan(small_job(*more)).action == "resume"
     record = run(small_job(*more))
     assert record["status"] == "done"
     for key in ("valid", "test", "forgetting", "adapter_file_bytes"):

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
 import socket
 from typing import Any
 
@@ -20,12 +21,14 @@ from harness.device import gpu_count
 from harness.errors import refuse
 from harness.paths import CONF
 
+LOCAL = (None, "local")  # addresses for which Ray starts on this machine
 
-def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
-    """Raises BadInput where the launcher that `overrides` choose could not run these jobs."""
+
+def check_launcher(overrides: list[str], jobs: list[Job]) -> bool:
+    """Whether jobs run on this machine. Raises BadInput where the launcher in `overrides` could not run these jobs."""
     about_it = [o for o in overrides if re.match(r"[+~]*hydra[./]|experiment=\w+$", o)]  # the others may be swept
     if not about_it:
-        return  # Hydra's own, in this process
+        return True  # Hydra's own, in this process
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("config", overrides=about_it, return_hydra_config=True).hydra
     name, module = chosen.runtime.choices["hydra/launcher"], str(chosen.launcher._target_).rpartition(".")[0]
@@ -37,6 +40,10 @@ def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
         _check_joblib(settings, jobs)
     elif name == "ray":
         _check_ray(settings["ray"])
+    elif name == "submitit_slurm" and shutil.which("sbatch") is None:
+        remedy = "Submit from a login node, or use hydra/launcher=joblib."
+        raise refuse("hydra/launcher", "there is no SLURM here (no sbatch on the PATH)", got=name, remedy=remedy)
+    return name != "submitit_slurm" and not (name == "ray" and settings["ray"]["init"]["address"] not in LOCAL)
 
 
 def _installed(module: str) -> bool:
@@ -59,7 +66,7 @@ def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
 
 def _check_ray(settings: dict[str, Any]) -> None:
     init, wanted = settings["init"], settings["remote"]
-    if init["address"] in (None, "local"):
+    if init["address"] in LOCAL:
         nodes = [{"CPU": init["num_cpus"] or os.cpu_count() or 1, "GPU": gpu_count()}]
     else:
         nodes = ray_nodes(init["address"])

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import adapters as ad
 from harness.config.job import Job
@@ -29,6 +29,9 @@ def job_from(cfg: DictConfig) -> Job:
     refuse_unknown_keys(cfg)
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "config"
+        raise refuse(key, "missing", expected=f"{key}=<value>") from None
     except OmegaConfBaseException as error:
         raise refuse(error.full_key or "config", str(error).splitlines()[0]) from None
     assert isinstance(plain, dict)

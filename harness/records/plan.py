@@ -20,6 +20,7 @@ from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
 from harness.measure.provenance import provenance
 from harness.paths import under_root
 from harness.records.ids import RESULTS_VERSION, code_hash, engine_hash, run_id, science
+from harness.records.progress import done_in_this_sweep
 from harness.records.record import FINAL, SCHEMA_VERSION, Record, checked
 from harness.records.store import read_record, write_record
 
@@ -66,7 +67,7 @@ def decide(plan: Plan) -> Plan:
     plan = dataclasses.replace(plan, record=record, action="run", reason="")
     if record is None or record["status"] not in FINAL:
         return _unfinished(plan)
-    if plan.job.force:
+    if plan.job.force and not done_in_this_sweep(plan.folder):
         return plan
     changed = []
     if record["science_hash"] != plan.science_hash:

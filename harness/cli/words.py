@@ -1,0 +1,81 @@
+"""The words of a command line, made readable for Hydra or refused in one line before Hydra sees them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from harness.config.compose import in_quotes
+from harness.errors import refuse
+
+ELSEWHERE = (
+    "config_dir",
+    "config_name",
+    "config_path",
+    "experimental_rerun",
+)  # configs of their own
+
+
+def for_hydra(argv: list[str]) -> list[str]:
+    """`argv` with -m first, `~` as the home folder, and values quoted that Hydra's grammar cannot read (`it's`, `a=b`).
+
+    Hydra ignores -m in the middle and reads neither `~` nor such values; quoted, they mean what was typed.
+    """
+    multirun = [word for word in argv if word in ("-m", "--multirun")]
+    return multirun[:1] + [_quoted(word) for word in argv if word not in multirun]
+
+
+def _quoted(word: str) -> str:
+    key, equals, value = re.sub(r"=~(?=/|$)", lambda _: f"={os.path.expanduser('~')}", word, count=1).partition("=")
+    if not equals or not value or re.search(r"[\[\]{},]|^\s|\s$", value) or not re.fullmatch(r"[+~]*[\w./@:-]+", key):
+        return key + equals + value
+    try:
+        OverridesParser.create().parse_override(f"x={value}")  # the key is judged later
+    except HydraException:
+        return f"{key}={in_quotes(value)}"
+    return f"{key}={value}"
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """Hydra's own options and overrides. Raises BadInput for what would be read differently by Hydra, or not at all."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise refuse("command line", str(error), remedy="See --help.") from None
+    for word in unknown:
+        if word.startswith("-"):
+            name, equals, value = word.lstrip("-").partition("=")
+            after = argv[argv.index(word) + 1 :]
+            value = value if equals else next((w for w in after[:1] if "=" not in w), "…")
+            raise refuse("command line", "unknown option", got=word, remedy=f"Write {name}={value}.")
+    for name in ELSEWHERE:
+        if (value := getattr(args, name)) is not None:
+            option = "--" + name.replace("_", "-")
+            raise refuse(option, "configs come from conf/ alone", got=value, remedy="Put the file there.")
+    if args.run and args.multirun:
+        raise refuse("command line", "one run or several", got="--run --multirun", remedy="Leave one out.")
+    if not args.cfg and (args.package is not None or args.resolve):
+        option = "--resolve" if args.resolve else "--package"
+        raise refuse(option, "only shapes what --cfg shows", remedy="Add --cfg job, or leave it out.")
+    for word in args.overrides + [w for w in unknown if not w.startswith("-")]:
+        _check_word(word, args.overrides)
+    return args
+
+
+def _check_word(word: str, words: list[str]) -> None:
+    """Raises BadInput for slips around `=` and commas that the shell or a habit brings in."""
+    key, equals, value = word.partition("=")
+    if word == "=" or key != key.strip() or value[:1].isspace():
+        joined = f"{key.strip()}={value.strip()}" if equals and key.strip() else "key=value"
+        raise refuse("command line", "spaces around =", got=word, remedy=f"Write {joined}.")
+    if value.endswith(",") and "[" not in value:
+        rest = words[words.index(word) + 1 :]
+        joined = word + rest[0] if rest and "=" not in rest[0] else word.rstrip(",")
+        raise refuse(key, "a value ends with a comma", got=value, remedy=f"No spaces between values: {joined}.")
