@@ -26,6 +26,8 @@ def main(argv: list[str]) -> None:
     from harness.report.publish import check, publish, rebuild, show
 
     if args.check:
+        if args.publish:
+            raise SystemExit("check: it changes nothing, got check=true with publish=…. Leave one of them out.")
         check()
         return
     if args.publish:
@@ -35,4 +37,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    from harness.cli.utf8 import use_utf8
+
+    use_utf8()
     main(sys.argv[1:])

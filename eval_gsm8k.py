@@ -1,6 +1,6 @@
 """Re-evaluate a finished run, from its saved adapter or from its stored predictions.
 
-python eval_gsm8k.py run=<id>                 load model and adapter, answer all questions
+python eval_gsm8k.py run=<id or folder>       load model and adapter, answer all questions
 python eval_gsm8k.py run=<id> rescore=true    score the stored predictions again; loads no model
 python eval_gsm8k.py run=<id> platinum=<file> score them by GSM8K-Platinum (a file or hub id); loads no model
 python eval_gsm8k.py run=<id> repeat=2        answer the test questions in another batch order: the noise floor
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Arguments:
-    run: str
+    run: str  # its id or folder
     rescore: bool = False
     platinum: str = ""
     columns: str = ""
@@ -51,11 +51,12 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"columns: nothing to read, got {args.columns!r}. They are those of platinum=<file>.")
     from harness import reevaluate
     from harness.cli.quiet import quiet
-    from harness.paths import under_root
+    from harness.paths import run_folder
     from harness.records.lock import lock
 
     quiet()
-    folder = under_root(args.runs_dir) / args.run
+    folder = run_folder(args.run, args.runs_dir)
+    args.run, args.runs_dir = folder.name, str(folder.parent)
     # What is written takes the run's lock, so that of two at once neither loses the other's.
     with lock(folder.parent, folder.name) if args.write and folder.is_dir() else nullcontext():
         if args.rescore:
@@ -69,4 +70,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    from harness.cli.utf8 import use_utf8
+
+    use_utf8()
     main(sys.argv[1:])

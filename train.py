@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from harness.cli.preflight import preflight
+from harness.cli.utf8 import use_utf8
 from harness.cli.words import for_hydra
 from harness.config.schema import register
 
@@ -20,6 +21,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.argv[1:] = for_hydra(sys.argv[1:])
     with preflight(sys.argv[1:]):
         main()

@@ -41,7 +41,11 @@ def usable_device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        if torch.cuda.is_available() or hidden or not gpu_count():
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        remedy = "Install a torch with CUDA for this driver, or use device=cpu."
+        raise refuse("device", "there is a GPU, but this torch cannot use it", got=name, remedy=remedy)
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise refuse("device", "unknown device", got=name, expected="auto, cpu, cuda or cuda:<n>")
@@ -97,15 +101,19 @@ def lease(names: list[str], folder: Path | None = None) -> int:
     Waits while other processes hold all of them, and says so once.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"hookbench-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
         for place, name in sorted(enumerate(names), key=lambda item: item[1] not in _held):
             held = _held.get(name) or FileLock(folder / f"{name}.lock")
             try:
+                folder.mkdir(mode=0o700, exist_ok=True)
                 held.acquire(timeout=0)
             except Timeout:
                 continue
+            except (OSError, NotImplementedError) as error:  # another user's folder, a dangling link, no file locks
+                what = f"no lock for the GPU ({getattr(error, 'strerror', None) or error})"
+                remedy = "Set TMPDIR to a local folder of your own, or share_gpu=true."
+                raise refuse("device", what, got=str(folder), remedy=remedy) from None
             _held[name] = held
             return place
         if not waiting:

@@ -31,12 +31,16 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     from harness.cli.quiet import quiet
     from harness.cli.sweep import Sweep, dry_run
     from harness.inputs.fingerprints import Fingerprinter
+    from harness.records.lock import check_writable
 
     quiet()
     fingerprinter = Fingerprinter()
     here = check_launcher(args.overrides, jobs) if args.multirun else True
     if jobs and jobs[0].dry_run:
         raise SystemExit(dry_run(jobs, fingerprinter, here=here))
+    for job in jobs[:1]:
+        check_writable(job.cache_dir, "cache_dir")  # before Hydra writes there
+        os.environ["HOOKBENCH_HYDRA"] = str(job.cache_dir / "hydra")
     # Processes that launchers start must find the repository, wherever the command was typed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return Sweep(jobs, fingerprinter, here=here) if args.multirun and jobs else nullcontext()

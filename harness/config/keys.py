@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.schema import Schema
 from harness.errors import refuse
+
+LARGEST = 1_000_000  # bytes of a stored config; usual are 3,000
 
 
 def refuse_unknown_keys(cfg: DictConfig) -> None:
@@ -32,16 +37,30 @@ def refuse_unknown_keys(cfg: DictConfig) -> None:
     visit(cfg, Schema, "")
 
 
-def with_todays_keys(saved: Any) -> DictConfig:
-    """The stored config, filled with the schema's defaults for new keys; without those that nothing reads any more.
+def read_stored(path: Path) -> DictConfig:
+    """A run's config.yaml, with the schema's defaults for new keys and without those that nothing reads any more.
 
-    Whether the run is still the same is for its science to tell. It is never tracked again.
+    The science hash decides whether the run still matches. It is never tracked again. The file may be a stranger's:
+    what is large, refers to itself or reads this machine's environment is refused. Raises BadInput.
     """
-    plain = OmegaConf.to_container(saved)
-    if not isinstance(plain, dict):
-        raise refuse("config.yaml", "not a config", got=plain, expected="the file that the run wrote")
-    known = _known(plain, Schema) | {"tracking": {"name": "none"}}
-    return DictConfig(OmegaConf.merge(OmegaConf.structured(Schema), known))
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ValueError(f"larger than {LARGEST} bytes")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("a YAML alias")
+        if b"${" in text:
+            raise ValueError("an interpolation ${…}")
+        plain = yaml.safe_load(text)
+        if not isinstance(plain, dict):
+            raise ValueError("not a mapping")
+        known = _known(plain, Schema) | {"tracking": {"name": "none"}}
+        return DictConfig(OmegaConf.merge(OmegaConf.structured(Schema), known))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        expected = "the file that the run wrote"
+        raise refuse(str(path), f"not a run's config ({reason})", expected=expected, remedy="Restore it.") from None
 
 
 def _known(saved: dict[Any, Any], schema: type) -> dict[str, Any]:

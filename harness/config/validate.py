@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 import adapters as ad
 from harness.config.job import Job
 from harness.config.keys import refuse_unknown_keys
+from harness.config.patterns import check_patterns
 from harness.config.schema import Model, Source, Tracking
 from harness.device import usable_device
 from harness.errors import BadInput, integer, number, refuse
@@ -102,6 +103,7 @@ def _adapter(c: dict[str, Any]) -> tuple[str, ad.Config, dict[str, Any]]:
             log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
             continue
         fields[field] = value
+    check_patterns(fields.get("targets"))
     try:
         return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
     except ValueError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from harness.config.job import Job
+from harness.config.secrets import masked
 from harness.files import write_text
 from harness.hashing import sha256
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
@@ -127,7 +128,7 @@ def begin(plan: Plan) -> float:
         keep.mkdir(exist_ok=True)
         plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (plan.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(plan.job.composed))
+    write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(masked(plan.job.composed)))
     started = plan.stamps | {"earlier": earlier, "began": time.time()}
     write_text(plan.folder / "checkpoint" / "started.json", json.dumps(started))
     return earlier
@@ -145,7 +146,7 @@ def _seconds_of_session(folder: Path) -> float:
 
 def finish(plan: Plan, facts: dict[str, Any]) -> Record:
     """Writes the record last, then removes what only an unfinished run needs. Raises ValueError for no whole record."""
-    record = checked(json.loads(json.dumps(facts)))
+    record = checked(masked(json.loads(json.dumps(facts))))
     write_record(plan.folder, record)
     if record["status"] in FINAL:
         shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)
