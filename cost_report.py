@@ -23,11 +23,14 @@ def main(argv: list[str]) -> None:
     from harness.cli.arguments import parse
 
     args = parse(Arguments, argv, __doc__ or "")
+    from harness.paths import under_root
     from harness.report.publish import check, publish, rebuild, show
 
+    if args.check and args.publish:
+        raise SystemExit("check: it changes nothing, got check=true with publish=…. Leave one of them out.")
+    if args.runs_dir != "runs" and not under_root(args.runs_dir).is_dir():
+        raise SystemExit(f"runs_dir: no such folder, got {args.runs_dir!r}.")
     if args.check:
-        if args.publish:
-            raise SystemExit("check: it changes nothing, got check=true with publish=…. Leave one of them out.")
         check()
         return
     if args.publish:

@@ -96,6 +96,8 @@ def open_run(run_id: str, runs_dir: str, split: str, *, device: str, limit: int 
         what = f"this run is not finished ({record['status']})"
         remedy = "The train.py command that started it finishes it."
         raise refuse("run", what, got=run_id, remedy=remedy)
+    if not base.is_dir():
+        raise refuse("runs_dir", "no such folder", got=runs_dir)
     if record is None:
         there = sorted(p.parent.name for p in base.glob("*/result.json"))
         near = [r for r in there if r.startswith(run_id[:12])][:3] or there[:3]

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adapters import problem
+from harness.config.explain import near
 
 T = TypeVar("T")
 EXPECTED = {
@@ -39,8 +40,7 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
     for word in argv:
         key, equals, text = word.partition("=")
         if not equals or key not in types:
-            expected = f"one of {'=, '.join(types)}="
-            raise SystemExit(problem(key, "unknown argument", got=word, expected=expected, remedy="See --help."))
+            raise SystemExit(_unknown(word, list(types)))
         try:
             values[key] = _value(types[key], text)
         except (OmegaConfBaseException, yaml.YAMLError):
@@ -53,6 +53,14 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
         raise SystemExit(problem(missing[0], "missing", expected=f"{missing[0]}=<value>", remedy="See --help."))
     result: Any = OmegaConf.to_object(values)
     return result
+
+
+def _unknown(word: str, keys: list[str]) -> str:
+    key, equals, value = word.lstrip("-").partition("=")
+    meant = near(key, keys) if equals or word.startswith("-") else ""
+    remedy = f"Did you mean {meant}={value or '…'}?" if meant else "See --help."
+    expected = f"one of {'=, '.join(keys)}="
+    return problem(word.partition("=")[0], "unknown argument", got=word, expected=expected, remedy=remedy)
 
 
 def _value(kind: str, text: str) -> Any:

@@ -63,7 +63,7 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
                 for o in parser.parse_overrides([line for line, value in zip(lines, plain, strict=True) if value]):
                     OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
                 yield cfg
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
         raise SystemExit(one_line(error, lines)) from None
 
 
@@ -73,9 +73,7 @@ def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> l
     Raises BadInput for what Hydra alone would act on: jobs must be those that were validated.
     """
     if hydra.mode is not None and (hydra.mode == RunMode.MULTIRUN) != multirun:
-        raise refuse(
-            "hydra.mode", "not the way to choose", got=hydra.mode.name, remedy="Use -m for a sweep, else none."
-        )
+        raise refuse("hydra.mode", "not the way to choose", got=hydra.mode.name, remedy="Use -m, or leave it out.")
     if hydra.searchpath:
         path = OmegaConf.to_container(hydra.searchpath)
         raise refuse("hydra.searchpath", "configs come from conf/ alone", got=path, remedy="Put the files there.")

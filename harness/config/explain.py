@@ -26,6 +26,8 @@ TYPES = {
 
 def one_line(error: Exception, overrides: list[str]) -> str:
     """What an error of Hydra or OmegaConf says about the command line."""
+    if isinstance(error, AssertionError | AttributeError):  # of Hydra itself, where an override meets a null
+        return problem("command line", "Hydra cannot apply these overrides", got=" ".join(overrides))
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
