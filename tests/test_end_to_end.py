@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import eval_gsm8k
 from harness.inputs.base_model import _loaded
 from harness.paths import ROOT
 from harness.records.plan import plan
@@ -117,6 +118,21 @@ def test_evaluated_again_it_is_the_same(
         output = capsys.readouterr().out
     assert "the same questions are right" in output
     assert f"({record[split]['correct']}/8, 95 % interval)" in output
+
+
+def test_a_run_is_named_by_its_folder_too_and_an_unfinished_one_says_so(
+    finished: tuple[Path, dict[str, Any], str], tmp_path: Path, capsys: Any
+) -> None:
+    folder, record, _ = finished
+    for place in (folder, f"{folder}/", folder / "result.json"):
+        eval_gsm8k.main([f"run={place}", "rescore=true"])
+        assert "the same questions are right" in capsys.readouterr().out
+    (tmp_path / "x").mkdir()
+    write_record(tmp_path / "x", record | {"status": "interrupted"})
+    with pytest.raises(
+        SystemExit, match=r"run: this run is not finished \(interrupted\), got 'x'\. The"
+    ):
+        eval_gsm8k.main(["run=x", f"runs_dir={tmp_path}"])
 
 
 def test_rescoring_loads_no_model(finished: tuple[Path, dict[str, Any], str], folders: list[str]) -> None:

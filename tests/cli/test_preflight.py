@@ -21,7 +21,7 @@ from harness.config.validate import job_from
 from harness.paths import ROOT
 from harness.run import run
 from tests.conftest import training_rows
-from tests.programs import FORM
+from tests.programs import FORM, with_words
 
 
 def refusal(words: list[str]) -> str:
@@ -255,6 +255,35 @@ def test_programs_end_with_one_line_and_a_code(words: list[str], tmp_path: Path)
     assert snapshot(tmp_path) == []
 
 
+def test_a_run_needs_no_locale_no_home_and_no_writable_working_folder(
+    overrides: list[str], tmp_path: Path, model_dir: Path
+) -> None:
+    """ASCII everywhere, umask 077, typed in /proc: it runs, and prints \\xfc for what ASCII lacks."""
+    (tmp_path / "mödel").symlink_to(model_dir)
+    words = with_words(overrides, f"model.id={tmp_path / 'mödel'}", f"runs_dir={tmp_path / 'rüns'}")
+    plain = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd="/proc",
+        env=plain | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        umask=0o077,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"r\xfcns/tiny-tiny__lora" in done.stdout
+    (folder,) = (tmp_path / "rüns").iterdir()
+    assert str(tmp_path / "mödel") in (folder / "config.yaml").read_text(encoding="utf-8")
+    assert (folder / "result.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", ["runs_dir", "cache_dir"])
+def test_a_link_to_a_folder_that_is_gone(overrides: list[str], tmp_path: Path, key: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "purged")
+    line = refusal([*(w for w in overrides if not w.startswith(key)), f"{key}={tmp_path / 'link' / 'x'}"])
+    assert line.startswith(f"{key}: a link to a folder that is gone ({tmp_path / 'purged'}), got '")
+
+
 @pytest.mark.parametrize(
     ("main", "words", "message"),
     [
@@ -268,7 +297,11 @@ def test_programs_end_with_one_line_and_a_code(words: list[str], tmp_path: Path)
         ),
         (eval_gsm8k.main, ["run=x", "limit={x"], r"limit: wrong type, got '\{x'; expected an integer\. See --help\."),
         (eval_gsm8k.main, ["run=x", "columns=a:b"], r"columns: nothing to read, got 'a:b'\. They are those of .*\."),
-        (eval_gsm8k.main, ["run={x"], r"run: no finished run of this id in runs, got '\{x'\. .*"),
+        (eval_gsm8k.main, ["run=x", "runs_dir=/nosuch"], r"runs_dir: no such folder, got '/nosuch'\."),
+        (eval_gsm8k.main, ["--run", "x"], r"--run: unknown argument, got '--run'; .* Did you mean run=…\?"),
+        (cost_report.main, ["runs_dir=/nosuch"], r"runs_dir: no such folder, got '/nosuch'\."),
+        (cost_report.main, ["publish=x", "check=true"], r"check: it changes nothing, got .*\. Leave one of them out\."),
+        (eval_gsm8k.main, ["run={x"], r"run: no finished run of this id in \S+runs, got '\{x'\. .*"),
         (cost_report.main, ["check=maybe"], r"check: wrong type, got 'maybe'; expected true or false\. See --help\."),
         (
             cost_report.main,
