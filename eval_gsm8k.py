@@ -3,13 +3,13 @@
 python eval_gsm8k.py run=<id or folder>       load model and adapter, answer all questions
 python eval_gsm8k.py run=<id> rescore=true    score the stored predictions again; loads no model
 python eval_gsm8k.py run=<id> platinum=<file> score them by GSM8K-Platinum (a file or hub id); loads no model
-python eval_gsm8k.py run=<id> repeat=2        answer the test questions in another batch order: the noise floor
-    columns=question:query,answer:solution   what platinum's columns are called in its file
-    write=true      put the new scores, platinum or repeat into the record
+python eval_gsm8k.py run=<id> repeat=2        answer the test questions again in another batch order: the noise floor
+    columns=question:query,answer:solution   column names in the platinum file
+    write=true      store the new scores, platinum or repeat in the record
     split=test      test or valid
     limit=50        first n questions only
     device=auto     auto, cpu, cuda
-    runs_dir=runs   where the run is
+    runs_dir=runs   folder of the run
 """
 
 import sys
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     chosen = {"rescore": args.rescore, "platinum": args.platinum != "", "repeat": args.repeat is not None}
     modes = [name for name, on in chosen.items() if on]
     if len(modes) > 1:
-        raise SystemExit(f"{modes[1]}: one thing at a time, got {' and '.join(modes)}. Leave all but one out.")
+        raise SystemExit(f"{modes[1]}: only one mode at a time, got {' and '.join(modes)}. Keep one of them.")
     if args.write and not modes:
         raise SystemExit(
             "write: nothing to write, got write=true alone. Add rescore=true, platinum=<file> or repeat=2."
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     quiet()
     folder = run_folder(args.run, args.runs_dir)
     args.run, args.runs_dir = folder.name, str(folder.parent)
-    # What is written takes the run's lock, so that of two at once neither loses the other's.
+    # Two processes that write to one record must not lose each other's changes.
     with lock(folder.parent, folder.name) if args.write and folder.is_dir() else nullcontext():
         if args.rescore:
             reevaluate.rescore(args.run, args.runs_dir, args.split, write=args.write)

@@ -123,7 +123,7 @@ def test_auto_takes_no_cpu_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(SystemExit) as stopped:
         usable_device("auto")
-    line = "device: there is a GPU, but this torch cannot use it, got 'auto'. Install a torch with CUDA for this driver"
+    line = "device: this torch cannot use the GPU, got 'auto'. Install a torch with CUDA for this driver"
     assert str(stopped.value.code).startswith(line)
     assert usable_device("cpu") == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

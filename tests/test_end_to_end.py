@@ -129,9 +129,7 @@ def test_a_run_is_named_by_its_folder_too_and_an_unfinished_one_says_so(
         assert "the same questions are right" in capsys.readouterr().out
     (tmp_path / "x").mkdir()
     write_record(tmp_path / "x", record | {"status": "interrupted"})
-    with pytest.raises(
-        SystemExit, match=r"run: this run is not finished \(interrupted\), got 'x'\. The"
-    ):
+    with pytest.raises(SystemExit, match=r"run: this run is not finished \(interrupted\), got 'x'\. The"):
         eval_gsm8k.main(["run=x", f"runs_dir={tmp_path}"])
 
 

@@ -1,4 +1,4 @@
-"""Before Hydra takes over: every job of the command line is composed and validated, and errors are said in one line."""
+"""Composes and validates every job of the command line before Hydra starts; an error is one line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.paths import ROOT
 
 
 def preflight(argv: list[str]) -> AbstractContextManager[object]:
-    """Validates all jobs that `argv` asks for, before the first one starts; enter what it returns around Hydra's main.
+    """Validates all jobs of `argv` before the first one starts. Run Hydra's main inside the context it returns.
 
-    Raises SystemExit with one line for the first thing that is wrong, and after a dry run. Does nothing for --help,
-    --cfg and the like, nor for sweepers whose jobs are not known beforehand. A single run checks its files itself.
+    Raises SystemExit with one line for the first error, and after a dry run. Does nothing for --help and --cfg,
+    or for sweepers that choose jobs one by one. A single run checks its files itself.
     """
     args = arguments(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
@@ -25,7 +25,7 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     for cfg in compositions(args.overrides, multirun=args.multirun):
         from harness.config.validate import job_from
 
-        with _quiet():  # the job itself will say its warnings again
+        with _quiet():  # the job repeats its warnings
             jobs.append(job_from(cfg))
     from harness.cli.launcher_check import check_launcher
     from harness.cli.quiet import quiet
@@ -41,7 +41,7 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     for job in jobs[:1]:
         check_writable(job.cache_dir, "cache_dir")  # before Hydra writes there
         os.environ["HOOKBENCH_HYDRA"] = str(job.cache_dir / "hydra")
-    # Processes that launchers start must find the repository, wherever the command was typed.
+    # Processes started by launchers must find the repository, whatever the working directory.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return Sweep(jobs, fingerprinter, here=here) if args.multirun and jobs else nullcontext()
 

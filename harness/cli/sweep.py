@@ -1,6 +1,6 @@
-"""A sweep as its parent process sees it: what each job would do, how long it takes, and what became of it.
+"""A sweep seen from its parent process: what each job would do, how long it takes, and how it ended.
 
-Works from the run folders alone, so it is the same for every launcher: no job has to report across a process border.
+Reads only the run folders, so it works the same with every launcher: no job reports across process boundaries.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ NEW = ("run", "resume")  # actions of jobs that are still to be done
 
 
 class Sweep:
-    """While entered, Hydra runs the jobs; on leaving, every unfinished one is named, and the exit code is 1.
+    """Hydra runs the jobs inside this context; at its end every unfinished job is named, and the exit code is 1.
 
-    Ctrl-C and SIGTERM keep their exit code 130. Raises BadInput before the first job for one that cannot run.
+    Ctrl-C and SIGTERM keep their exit code 130. The constructor raises BadInput for a job that cannot run.
     """
 
     def __init__(self, jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True) -> None:
         self.jobs, self.fingerprinter = jobs, fingerprinter
         ids, to_do = [], set()
         for job in jobs:
-            if job.lr_chosen == "tuned":  # its learning rate may depend on the jobs before it
+            if job.lr_chosen == "tuned":  # may be chosen from the jobs before it
                 check_fit(job, here=here)
                 continue
             planned = plan(job, fingerprinter)
@@ -62,7 +62,7 @@ class Sweep:
         for name, why in left.items():
             print(f"  {name}: {why}", file=out)
         if left:
-            print("The same command does what is missing.", file=out, flush=True)
+            print("Run the same command again to finish the rest.", file=out, flush=True)
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130) from None
         if left and not (isinstance(error, SystemExit) and error.code):
@@ -72,7 +72,7 @@ class Sweep:
         """Run id, and why it is not finished; "" where it is."""
         try:
             planned = planned_with_lr(dataclasses.replace(job, force=False), self.fingerprinter)
-        except BadInput as error:  # no records to tune from, or a file that has gone
+        except BadInput as error:  # no records to tune from, or a missing file
             return f"{job.variant} seed {job.seed}", str(error)
         new = written(planned.folder) >= self.began
         if planned.action == "skip":
@@ -87,7 +87,7 @@ class Sweep:
 
 
 def check_new(planned: Plan, *, here: bool) -> str:
-    """For a job that is still to run: raises BadInput where it cannot. Returns a remark, or ""."""
+    """Raises BadInput if a job that is still to run cannot. Returns a remark, or ""."""
     job = planned.job
     check_writable(job.runs_dir, "runs_dir")
     check_writable(job.cache_dir, "cache_dir")
@@ -95,7 +95,7 @@ def check_new(planned: Plan, *, here: bool) -> str:
 
 
 def planned_with_lr(job: Job, fingerprinter: Fingerprinter) -> Plan:
-    """The job's plan, its learning rate chosen where it is `tuned`. Raises BadInput."""
+    """The job's plan, after choosing its learning rate if that is `tuned`. Raises BadInput."""
     return plan(with_tuned_lr(job, fingerprinter) if job.lr_chosen == "tuned" else job, fingerprinter)
 
 
@@ -105,22 +105,21 @@ def _shown(path: Path) -> Path:
 
 # -- dry_run=true ------------------------------------------------------------------------------------------------------
 def dry_run(jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True) -> int:
-    """Prints what each job would do and about how long it would take; loads no model and writes nothing.
+    """Prints what each job would do and about how long it would take. Loads no weights and writes nothing.
 
-    Returns the exit code: 1 where a job would be refused.
-
-    The time is that of finished runs of the same benchmark, model and quantization, scaled to steps and questions.
+    Returns the exit code, 1 if a job would be refused. Times are scaled from finished runs of the same benchmark,
+    model and quantization.
     """
     folders = [*sorted({job.runs_dir for job in jobs}), PUBLISHED]
     finished = [r for r in read_records(folders).records if r["status"] == "done"]
     counts: dict[str, int] = {}
-    seen: set[str] = set()
+    listed: set[str] = set()
     total, unknown = 0.0, 0
     for job in jobs:
         name, action, note = _would(job, fingerprinter, here=here)
-        if name in seen:
+        if name in listed:
             action, note = "skip", "the same run as above"
-        seen.add(name)
+        listed.add(name)
         counts[action] = counts.get(action, 0) + 1
         if action in NEW:
             seconds = estimate(job, finished)
@@ -131,7 +130,7 @@ def dry_run(jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True)
     summary = ", ".join(f"{counts[a]} to {a}" for a in ("run", "resume", "skip", "refuse") if a in counts)
     jobs_ = f"{len(jobs)} job" + "s" * (len(jobs) != 1)
     print(f"{jobs_}: {summary}" + (f"; {duration(total)} one after another" if total else ""), end="")
-    print(f", and {unknown} of unknown length: no finished run is like them" if unknown else "", flush=True)
+    print(f", and {unknown} of unknown length: no similar run has finished" if unknown else "", flush=True)
     return int("refuse" in counts)
 
 
@@ -151,9 +150,9 @@ def _would(job: Job, fingerprinter: Fingerprinter, *, here: bool) -> tuple[str, 
 
 
 def estimate(job: Job, finished: list[Record]) -> float | None:
-    """Seconds: training scaled by steps and examples per step, the rest by questions. None where nothing is alike.
+    """Seconds: training scaled by steps and batch size, the rest by questions. None if no run is similar.
 
-    From runs of the same variant where there are any, else of all; on the same kind of device where there are any.
+    Prefers runs of the same variant, then runs on the same kind of device.
     """
     setting = (job.benchmark, job.model.name, job.quantization)
     alike = [r for r in finished if (r["benchmark"], r["model"], r["quantization"]) == setting]

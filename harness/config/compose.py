@@ -27,15 +27,15 @@ from harness.paths import CONF
 
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
-    """One composed config per job. Raises SystemExit with one line where Hydra would print several.
+    """One composed config per job; none for a sweeper that chooses jobs one by one. Raises SystemExit with one line.
 
-    None for a sweeper that chooses jobs one by one. Swept values are set on a copy of what their groups compose to, by
-    the call that Hydra uses for them: a grid of 1,275 jobs composes once per choice of groups, not 1,275 times.
+    Swept values are set on a copy of the composed groups, by the call that Hydra uses: a grid of 1,275 jobs composes
+    once per choice of groups, not 1,275 times.
     """
     lines = overrides
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()  # which options there are, for glob(*)
+            loader = GlobalHydra.instance().config_loader()  # knows the options, for glob(*)
             parser = OverridesParser.create(config_loader=loader)
             parsed = parser.parse_overrides(overrides)
             if not multirun and (swept := [o for o in parsed if o.is_sweep_override()]):
@@ -47,7 +47,7 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
             params = _checked_sweep(first.hydra, parsed, multirun=multirun)
             if params is None:
                 return
-            if multirun:  # of one key given twice the last counts, as in Hydra's sweeper
+            if multirun:  # of a repeated key the last counts, as in Hydra's sweeper
                 both = parser.parse_overrides([*params, *overrides])
                 parsed = list({o.get_key_element(): o for o in both}.values())
             with open_dict(first):
@@ -68,12 +68,12 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
 
 
 def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> list[str] | None:
-    """The sweep that a config itself asks for; None for a sweeper that chooses jobs one by one.
+    """The overrides that a config itself sweeps; None for a sweeper that chooses jobs one by one.
 
-    Raises BadInput for what Hydra alone would act on: jobs must be those that were validated.
+    Raises BadInput for settings that only Hydra would follow, so that the jobs are those that were validated.
     """
     if hydra.mode is not None and (hydra.mode == RunMode.MULTIRUN) != multirun:
-        raise refuse("hydra.mode", "not the way to choose", got=hydra.mode.name, remedy="Use -m, or leave it out.")
+        raise refuse("hydra.mode", "cannot be set", got=hydra.mode.name, remedy="Use -m, or leave it out.")
     if hydra.searchpath:
         path = OmegaConf.to_container(hydra.searchpath)
         raise refuse("hydra.searchpath", "configs come from conf/ alone", got=path, remedy="Put the files there.")
@@ -107,7 +107,7 @@ def _add_m(where: str, what: str, *overrides: Any) -> SystemExit:
 
 
 def _values(override: Any) -> list[str]:
-    """Those that are swept, as text; one empty text for an override that sweeps nothing. Raises BadInput for none."""
+    """The swept values as text; one empty text for a plain override. Raises BadInput if there are none."""
     if not override.is_sweep_override():
         return [""]
     if not override.is_discrete_sweep():
@@ -140,7 +140,7 @@ def _sets_a_value(override: Any, loader: Any) -> bool:
 
 
 def default_job(job: Job) -> Job:
-    """The job of the same benchmark, model, variant and quantization with nothing else set."""
+    """The job with the same benchmark, model, variant and quantization, and defaults for the rest."""
     overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
     overrides.append(f"model={job.model.name}")
     if job.model.name == "hub":  # has no id of its own
@@ -152,7 +152,7 @@ def default_job(job: Job) -> Job:
 def _default_job(overrides: tuple[str, ...]) -> Job:
     """Cached: composing takes a tenth of a second, and a sweep needs the same default for every job."""
     register()
-    if GlobalHydra.instance().is_initialized():  # inside hydra.main: the same configs are at hand
+    if GlobalHydra.instance().is_initialized():  # inside hydra.main, with the same configs
         return job_from(compose("config", overrides=list(overrides)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return job_from(compose("config", overrides=list(overrides)))

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in the project's form, with the key or option that was probably meant."""
+"""Hydra's and OmegaConf's errors in the project's form, with a guess at the intended key or option."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TYPES = {
 
 
 def one_line(error: Exception, overrides: list[str]) -> str:
-    """What an error of Hydra or OmegaConf says about the command line."""
-    if isinstance(error, AssertionError | AttributeError):  # of Hydra itself, where an override meets a null
+    """An error of Hydra or OmegaConf as one line about the command line."""
+    if isinstance(error, AssertionError | AttributeError):  # Hydra's own, when an override meets null
         return problem("command line", "Hydra cannot apply these overrides", got=" ".join(overrides))
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

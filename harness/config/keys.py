@@ -1,8 +1,7 @@
-"""Keys of a composed config that nothing reads, or that are missing."""
+"""Keys of a config: unknown and deleted ones, and those of a config that an older version stored."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,31 +16,24 @@ from harness.errors import refuse
 LARGEST = 100_000  # bytes of a stored config; usual are 3,000
 
 
-def refuse_unknown_keys(cfg: DictConfig) -> None:
-    """Hydra accepts `+foo=1` for keys the schema lacks; nothing here would read them."""
-
-    def visit(node: DictConfig, schema: type, prefix: str) -> None:
-        known = {f.name for f in dataclasses.fields(schema)}
-        if OmegaConf.get_type(node) is schema and (
-            gone := sorted(known - set(node))
-        ):  # `~seed`; old records may lack keys
-            raise refuse(f"{prefix}{gone[0]}", "removed, but needed", remedy="Leave it out of the command line.")
-        for key in map(str, node):
-            if key not in known:
-                where, got = f"{prefix}{key}", node[key]
-                raise refuse(where, "unknown key", got=got, expected=f"one of {', '.join(sorted(known))}")
-            kind = OmegaConf.get_type(node, key)
-            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not OmegaConf.is_missing(node, key):
-                visit(node[key], kind, f"{prefix}{key}.")
-
-    visit(cfg, Schema, "")
+def refuse_unknown_keys(cfg: DictConfig, schema: type = Schema, prefix: str = "") -> None:
+    """Raises BadInput for what Hydra accepts although nothing reads it (`+foo=1`), and for a deleted key (`~seed`)."""
+    kinds = get_type_hints(schema)
+    for key in kinds.keys() - cfg.keys():
+        raise refuse(f"{prefix}{key}", "required key was deleted", remedy=f"Drop `~{prefix}{key}`.")
+    for key in map(str, cfg):
+        if key not in kinds:
+            expected = f"one of {', '.join(sorted(kinds))}"
+            raise refuse(f"{prefix}{key}", "unknown key", got=cfg[key], expected=expected)
+        if is_dataclass(kinds[key]) and not OmegaConf.is_missing(cfg, key):
+            refuse_unknown_keys(cfg[key], kinds[key], f"{prefix}{key}.")
 
 
 def read_stored(path: Path) -> DictConfig:
-    """A run's config.yaml, with the schema's defaults for new keys and without those that nothing reads any more.
+    """A run's config.yaml, with today's defaults for new keys and without keys that nothing reads any more.
 
-    The science hash decides whether the run still matches. It is never tracked again. The file may be a stranger's:
-    what is large, refers to itself or reads this machine's environment is refused. Raises BadInput.
+    The science hash decides whether the run still matches; tracking is off. The file may be downloaded: raises BadInput
+    for a large one, for YAML aliases, and for interpolations, which could read this machine's environment.
     """
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Regexes for layer names that may come from a stranger's file: none may keep a run busy for ever."""
+"""Refuses regexes for layer names that could backtrack forever; they may come from a downloaded config."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MOST = 20.0  # log2 of the ways to match one name
 
 
 def check_patterns(targets: Any) -> None:
-    """Raises BadInput for a regex that may backtrack without end; what is no regex at all is refused by the adapter."""
+    """Raises BadInput for a regex that could backtrack forever. The adapter itself refuses invalid regexes."""
     for pattern in [targets] if isinstance(targets, str) else targets if isinstance(targets, list | tuple) else []:
         if not isinstance(pattern, str):
             continue
-        expected = "no repeated group with a repetition inside, and few * + ? |"
+        expected = "no nested repetition, and few of * + ? |"
         try:
             if len(pattern) > LONGEST:
                 got, expected = f"{pattern[:40]}…", f"at most {LONGEST} characters"
@@ -29,11 +29,11 @@ def check_patterns(targets: Any) -> None:
             continue
         except (OverflowError, RecursionError):
             got = pattern
-        raise refuse("targets", "a regex that may take for ever", got=got, expected=expected)
+        raise refuse("targets", "regex could backtrack forever", got=got, expected=expected)
 
 
 def _ways(tree: Any) -> float:
-    """log2 of the ways in which the parts of a parsed regex can share a name out among them; a name has 5 bits."""
+    """log2 of the number of ways a parsed regex can split up a name; each unbounded repetition counts 5."""
     total = 0.0
     for operation, argument in tree:
         kind = str(operation)

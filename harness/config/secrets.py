@@ -1,4 +1,4 @@
-"""Credentials typed on a command line are not kept in records."""
+"""Keeps credentials typed on a command line out of records."""
 
 from __future__ import annotations
 

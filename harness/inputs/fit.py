@@ -1,4 +1,4 @@
-"""Whether jobs fit their model and this machine, told from the model's shapes: no weight and no data are loaded."""
+"""Checks from shapes alone whether a job fits its model and this machine. Loads no weights and no data."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from harness.inputs.base_model import local_folder
 
 
 def check_fit(job: Job, *, here: bool = True) -> str:
-    """Raises BadInput for targets that match nothing, a rank no layer allows, and more memory than there is.
+    """Raises BadInput for targets that match nothing, a rank that no layer allows, or more memory than the machine has.
 
-    here: the job will run on this machine, so that its memory counts. Returns why nothing was checked, or "".
+    here: the job runs on this machine, so its memory matters. Returns why nothing was checked, or "".
     """
     folder = local_folder(job.model)
-    at_hand = None if job.model.gguf_file else _shapes(str(folder or job.model.id), job.model.revision)
-    if at_hand is None:
-        return "targets not checked: the model's config is not at hand"
-    _check_adapter(job, at_hand)
+    model = None if job.model.gguf_file else _shapes(str(folder or job.model.id), job.model.revision)
+    if model is None:
+        return "targets not checked: the model's config is not on this machine"
+    _check_adapter(job, model)
     if here:
-        _check_memory(job, at_hand)
+        _check_memory(job, model)
     return ""
 
 
 @functools.lru_cache(maxsize=4)
 def _shapes(place: str, revision: str | None) -> nn.Module | None:
-    """The model without weights; None where its config is not on this machine or loading would refuse it."""
+    """The model on the meta device; None if its config is not on this machine or cannot be loaded."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -55,17 +55,21 @@ def _check_adapter(job: Job, model: nn.Module) -> None:
 
 
 def _check_memory(job: Job, model: nn.Module) -> None:
-    """Weights, and of each example in a forward what autograd keeps of 16 tokens (shorter than any prompt): a floor."""
+    """A lower bound: the weights, and what autograd keeps of 16 tokens per example, fewer than any prompt has."""
     width = {"none": ad.DTYPES[job.model.dtype].itemsize, "8bit": 1.0, "4bit": 0.5}[job.quantization]
     weights = width * sum(p.numel() for p in model.parameters())
     rows = (job.micro_batch or job.batch_size) if job.trains else 0
     outputs = sum(m.out_features for name, m in model.named_modules() if _in_a_block(name, m))
     batch = rows * 16 * outputs * ad.DTYPES[job.model.dtype].itemsize
-    there = _memory(job.device)
-    if weights > there:
-        raise refuse("model.id", f"needs at least {weights / 1e9:.0f} GB of {there / 1e9:.0f}", got=job.model.id)
-    if weights + batch > there and not job.gradient_checkpointing:
-        what = f"a step needs at least {(weights + batch) / 1e9:.0f} GB of {there / 1e9:.0f}"
+    limit = _memory(job.device)
+    if weights > limit:
+        raise refuse(
+            "model.id",
+            f"needs at least {weights / 1e9:.0f} GB of memory, this machine has {limit / 1e9:.0f}",
+            got=job.model.id,
+        )
+    if weights + batch > limit and not job.gradient_checkpointing:
+        what = f"a step needs at least {(weights + batch) / 1e9:.0f} GB of memory, this machine has {limit / 1e9:.0f}"
         raise refuse("batch_size", what, got=rows, remedy="train.micro_batch=<n> splits a batch without changing it.")
 
 

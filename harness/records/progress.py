@@ -1,4 +1,4 @@
-"""How far a sweep has come, told by its records alone: any launcher's processes need only the environment."""
+"""Progress of a sweep, read from its records, so that it works with every launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SWEEP = "HOOKBENCH_SWEEP"  # environment variable of a sweep's jobs: when it beg
 
 
 def begin_sweep(runs: int) -> float:
-    """Says to this process and those it starts that a sweep of so many runs begins; returns the time."""
+    """Tells this process and those it starts that a sweep of so many runs begins. Returns the time."""
     began = time.time()
     os.environ[SWEEP] = f"{began}:{runs}"
     return began
@@ -32,7 +32,7 @@ def done_in_this_sweep(folder: Path) -> bool:
 
 
 def progress(runs_dir: Path) -> str:
-    """` [3 of 10 runs done, about 24 min left]`, at the pace of the sweep so far; "" outside one."""
+    """` [3 of 10 runs done, about 24 min left]` at the sweep's pace so far; "" outside a sweep."""
     if SWEEP not in os.environ:
         return ""
     began, runs = (float(part) for part in os.environ[SWEEP].split(":"))
@@ -42,7 +42,7 @@ def progress(runs_dir: Path) -> str:
 
 
 def written(folder: Path) -> float:
-    """When a run's record was written; 0 where there is none."""
+    """When a run's record was written; 0 if there is none."""
     try:
         return (folder / "result.json").stat().st_mtime
     except OSError:

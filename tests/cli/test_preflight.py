@@ -88,7 +88,7 @@ KEYS = [
     ("train.warmup=1.5", r"train.warmup: out of range, got 1.5; expected a finite number >= 0 and <= 1\."),
     ("train.clip=0", r"train.clip: out of range, got 0.0; expected a finite number > 0\."),
     ("benchmark.valid_size=1000", r"benchmark.valid_size: larger than .*, got 1000; expected < 30\."),
-    ("benchmark.prompt=hello", r"benchmark.prompt: no place .*, got 'hello'; expected exactly one \{query\}\."),
+    ("benchmark.prompt=hello", r"benchmark.prompt: lacks the question, got 'hello'; expected exactly one \{query\}\."),
     ("benchmark.forgetting_text=nope", r"benchmark.forgetting_text: no such file, got 'nope'; expected a text file\."),
     ("model.name='../up'", r"model.name: .*, got '../up'; expected .*\."),
     ("device=tpu", r"device: unknown device, got 'tpu'; expected auto, cpu, cuda or cuda:<n>\."),
