@@ -94,7 +94,7 @@ def open_run(run_id: str, runs_dir: str, split: str, *, device: str, limit: int 
     folder, record = base / run_id, read_record(base / run_id)
     if record is not None and record["status"] != "done":
         what = f"this run is not finished ({record['status']})"
-        remedy = "The train.py command that started it finishes it."
+        remedy = "" if record["status"] == "diverged" else "The train.py command that started it finishes it."
         raise refuse("run", what, got=run_id, remedy=remedy)
     if not base.is_dir():
         raise refuse("runs_dir", "no such folder", got=runs_dir)

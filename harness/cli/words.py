@@ -55,7 +55,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             raise refuse(option, "configs come from conf/ alone", got=value, remedy="Put the file there.")
     if args.run and args.multirun:
         raise refuse("command line", "one run or several", got="--run --multirun", remedy="Leave one out.")
-    if not args.cfg and (args.package is not None or args.resolve):
+    if not (args.cfg or args.help) and (args.package is not None or args.resolve):
         option = "--resolve" if args.resolve else "--package"
         raise refuse(option, "only shapes what --cfg shows", remedy="Add --cfg job, or leave it out.")
     for word in args.overrides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from harness.cli.preflight import preflight
 from harness.cli.words import for_hydra
 from harness.config.compose import compositions, in_quotes
+from harness.paths import ROOT
 from tests.programs import FORM
 
 
@@ -83,6 +85,11 @@ def test_a_slip_gets_one_helpful_line(words: str | list[str], message: str) -> N
         preflight(for_hydra(["benchmark=tiny", *words]))
     assert re.fullmatch(message, str(stopped.value.code)), stopped.value.code
     assert FORM.fullmatch(str(stopped.value.code))
+
+
+def test_make_run_passes_its_words() -> None:
+    made = subprocess.run(["make", "-n", "run", "ARGS=variant=lora seed=1"], cwd=ROOT, capture_output=True, text=True)
+    assert made.stdout.endswith("train.py variant=lora seed=1\n")
 
 
 def test_the_last_of_two_values_counts_as_in_hydras_sweeper() -> None:
