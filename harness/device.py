@@ -36,6 +36,19 @@ def gpu_count() -> int:
     return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
+def memory_of(device: str) -> int | None:
+    """Bytes of the GPU or of this machine; None if unknown. Asks the driver: torch would claim memory on the GPU."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    handle, size = ctypes.c_int(0), ctypes.c_size_t(0)
+    if not gpu_count():
+        return None
+    cuda = ctypes.CDLL("libcuda.so.1")
+    failed = cuda.cuDeviceGet(ctypes.byref(handle), int(index or 0))
+    return None if failed or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle) else size.value
+
+
 def usable_device(name: str) -> str:
     """The device for torch. Raises BadInput for a device that is missing or that torch cannot use."""
     import torch

@@ -25,6 +25,8 @@ from harness.config.validate import job_from
 from harness.errors import refuse
 from harness.paths import CONF
 
+MOST = 100_000  # values of one key in a sweep
+
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
     """One composed config per job; none for a sweeper that chooses jobs one by one. Raises SystemExit with one line.
@@ -107,15 +109,15 @@ def _add_m(where: str, what: str, *overrides: Any) -> SystemExit:
 
 
 def _values(override: Any) -> list[str]:
-    """The swept values as text; one empty text for a plain override. Raises BadInput if there are none."""
+    """The swept values as text; one empty text for a plain override. Raises BadInput for none or far too many."""
     if not override.is_sweep_override():
         return [""]
     if not override.is_discrete_sweep():
         return [str(override.value().start)]
-    values = list(override.sweep_string_iterator())
-    if not values:
-        expected = "at least one value"
-        raise refuse(override.key_or_group, "nothing to sweep", got=_text(override), expected=expected)
+    values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+    if not 1 <= len(values) <= MOST:
+        what = "too many values" if values else "nothing to sweep"
+        raise refuse(override.key_or_group, what, got=_text(override), expected=f"1 to {MOST:,} values")
     return values
 
 

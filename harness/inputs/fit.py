@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
+import math
 
 import torch
 from torch import nn
 
 import adapters as ad
 from harness.config.job import Job
+from harness.device import memory_of
 from harness.errors import refuse
 from harness.inputs.base_model import local_folder
 
@@ -48,37 +49,26 @@ def _check_adapter(job: Job, model: nn.Module) -> None:
         ad.parameter_count(model, job.adapter)
     except ad.AdapterError as error:
         raise refuse(f"variant={job.variant}", str(error).rstrip(".")) from None
-    most = max(min(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear))
+    most = max((min(m.in_features, m.out_features) for m in _linear(model)), default=0)
     rank = job.composed["rank"]
-    if rank is not None and hasattr(job.adapter, "r") and rank > most:
+    if most and rank is not None and hasattr(job.adapter, "r") and rank > most:
         raise refuse("rank", "larger than any layer of the model", got=rank, expected=f"an integer <= {most}")
 
 
 def _check_memory(job: Job, model: nn.Module) -> None:
-    """A lower bound: the weights, and what autograd keeps of 16 tokens per example, fewer than any prompt has."""
-    width = {"none": ad.DTYPES[job.model.dtype].itemsize, "8bit": 1.0, "4bit": 0.5}[job.quantization]
-    weights = width * sum(p.numel() for p in model.parameters())
+    """By a lower bound: the weights, and the widest layer's output for 16 tokens per example, fewer than any has."""
+    size = ad.DTYPES[job.model.dtype].itemsize
+    weights = {"none": size, "8bit": 1.0, "4bit": 0.5}[job.quantization] * sum(p.numel() for p in model.parameters())
     rows = (job.micro_batch or job.batch_size) if job.trains else 0
-    outputs = sum(m.out_features for name, m in model.named_modules() if _in_a_block(name, m))
-    batch = rows * 16 * outputs * ad.DTYPES[job.model.dtype].itemsize
-    limit = _memory(job.device)
-    if weights > limit:
-        raise refuse(
-            "model.id",
-            f"needs at least {weights / 1e9:.0f} GB of memory, this machine has {limit / 1e9:.0f}",
-            got=job.model.id,
-        )
-    if weights + batch > limit and not job.gradient_checkpointing:
-        what = f"a step needs at least {(weights + batch) / 1e9:.0f} GB of memory, this machine has {limit / 1e9:.0f}"
-        raise refuse("batch_size", what, got=rows, remedy="train.micro_batch=<n> splits a batch without changing it.")
+    step = weights + rows * 16 * size * max((m.out_features for m in _linear(model)), default=0)
+    limit = memory_of(job.device) or math.inf
+    for key, got, needed in (("model.id", job.model.id, weights), ("batch_size", rows, step)):
+        if needed > limit:
+            what = f"needs at least {needed / 1e9:.0f} GB of memory, this machine has {limit / 1e9:.0f}"
+            remedy = "train.micro_batch=<n> splits a batch without changing it." if key == "batch_size" else ""
+            raise refuse(key, what, got=got, remedy=remedy)
 
 
-def _in_a_block(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split("."))
-
-
-def _memory(device: str) -> int:
-    """Bytes of the GPU, or of this machine."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _linear(model: nn.Module) -> list[nn.Linear]:
+    """Linear layers inside the blocks, so without the output embedding, whose logits are never whole."""
+    return [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and any(map(str.isdigit, n.split(".")))]

@@ -19,7 +19,7 @@ MISFITS = [
     ),
     ("variant.layers=[7]", "variant=lora: targets: no linear layer matches, got {"),
     ("rank=33", "rank: larger than any layer of the model, got 33; expected an integer <= 32."),
-    ("batch_size=1000000000", "batch_size: a step needs at least "),
+    ("batch_size=1000000000", "batch_size: needs at least "),
 ]
 
 
