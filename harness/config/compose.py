@@ -44,29 +44,39 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
                 raise _add_m(str(swept[0].key_or_group), "several values", swept[0])
             for o in parsed:
                 _check_option(o, loader)
-            lines = [_line(o, _values(o)[0]) for o in parsed]
-            first = compose("config", overrides=lines, return_hydra_config=True)
-            params = _checked_sweep(first.hydra, parsed, multirun=multirun)
+            lines = [_line(o, _values(o)[0]) for o in parsed if not o.is_sweep_override()]
+            first, hydra = _composed(lines)  # Hydra takes its own settings from what is not swept
+            params = _checked_sweep(hydra, parsed, multirun=multirun)
             if params is None:
                 return
             if multirun:  # of a repeated key the last counts, as in Hydra's sweeper
                 both = parser.parse_overrides([*params, *overrides])
                 parsed = list({o.get_key_element(): o for o in both}.values())
-            with open_dict(first):
-                del first["hydra"]
             plain = [_sets_a_value(o, loader) for o in parsed]
-            composed = {} if multirun else {tuple(lines): first}
+            composed = {tuple(lines): first}
             for values in itertools.product(*map(_values, parsed)):
                 lines = [_line(o, v) for o, v in zip(parsed, values, strict=True)]
                 whole = tuple(line for line, value in zip(lines, plain, strict=True) if not value)
                 if whole not in composed:
-                    composed[whole] = compose("config", overrides=list(whole))
+                    composed[whole], own = _composed(list(whole))
+                    if own.sweeper != hydra.sweeper:
+                        what = "an experiment with a sweep of its own cannot be swept"
+                        raise refuse("experiment", what, remedy="Give one experiment at a time.")
                 cfg = copy.deepcopy(composed[whole])
                 for o in parser.parse_overrides([line for line, value in zip(lines, plain, strict=True) if value]):
                     OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
                 yield cfg
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
         raise SystemExit(one_line(error, lines)) from None
+
+
+def _composed(lines: list[str]) -> tuple[DictConfig, DictConfig]:
+    """The config of these overrides, and Hydra's own part of it."""
+    cfg = compose("config", overrides=lines, return_hydra_config=True)
+    hydra = cfg.hydra
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, hydra
 
 
 def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> list[str] | None:

@@ -43,7 +43,7 @@ def check_writable(folder: Path, key: str) -> None:
     """Raises BadInput where nothing can be stored below `folder`; leaves nothing behind."""
     existing = folder
     while not os.path.exists(existing):  # unlike Path.exists, no PermissionError below somebody else's folder
-        if existing.is_symlink():
+        if os.path.islink(existing):
             remedy = f"Create that folder, or give another: {key}=<folder>."
             raise refuse(
                 key, f"a link to a folder that is gone ({os.readlink(existing)})", got=str(folder), remedy=remedy

@@ -57,7 +57,7 @@ def test_a_dry_run_says_when_no_time_is_known(overrides: list[str], capsys: Any)
         preflight(words)
     listed, last = capsys.readouterr().out.splitlines()
     assert listed.endswith("(time unknown)")
-    assert last == "1 job: 1 to run, and 1 of unknown length: no finished run is like them"
+    assert last == "1 job: 1 to run, and 1 of unknown length: no similar run has finished"
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ SLIPS = [
     ("hydra.mode=MULTIRUN", r"hydra.mode: cannot be set, got 'MULTIRUN'\. Use -m, or leave it out\."),
     ("-m hydra.mode=RUN", r"hydra.mode: cannot be set, got 'RUN'\. Use -m, or leave it out\."),
     ("experiment=lr_grid", r"experiment: sweeps lr_scale=0.1,.*, got 'lr_grid'\. Add -m for a sweep\."),
+    ("-m experiment=quick,lr_grid", r"experiment: an experiment with a sweep of its own cannot be swept\. Give one .*"),
     ("+hydra.sweeper.params.seed=0", r"command line: Hydra cannot apply these overrides, got '.*seed=0'\."),
     ("-m seed=range(3,3)", r"seed: nothing to sweep, got 'range\(3,3\)'; expected 1 to 100,000 values\."),
     ("-m seed=range(1000000000)", r"seed: too many values, got 'range.*'; expected 1 to 100,000 values\."),
