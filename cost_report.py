@@ -42,4 +42,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    from harness.cli.utf8 import use_utf8
+
+    use_utf8()
     main(sys.argv[1:])

@@ -5,7 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from harness.cli.preflight import expand_home, preflight
+from harness.cli.preflight import preflight
+from harness.cli.utf8 import use_utf8
+from harness.cli.words import for_hydra
 from harness.config.schema import register
 
 register()
@@ -19,6 +21,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = expand_home(sys.argv[1:])
+    use_utf8()
+    sys.argv[1:] = for_hydra(sys.argv[1:])
     with preflight(sys.argv[1:]):
         main()

@@ -1,8 +1,8 @@
-"""Devices: which one a run may use, what it is called, and one GPU to one process.
+"""Devices: which one a run uses, its name, and one GPU per process.
 
-A GPU is leased by a file lock on this machine. A process keeps its lease to its end, since the base model stays on the
-GPU between jobs; the kernel frees the lock of a process that dies. Locks belong to one user: between users and between
-machines, a scheduler such as SLURM decides. Imports torch only where a function needs it.
+A file lock on this machine leases a GPU. A process keeps its lease until it ends, since the base model stays on the GPU
+between jobs; the kernel frees the lock of a process that dies. Locks are per user: between users and machines, use a
+scheduler such as SLURM. Imports torch only where a function needs it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _held: dict[str, FileLock] = {}
 
 
 def gpu_count() -> int:
-    """CUDA devices that the driver reports; asks it directly, since importing torch takes seconds."""
+    """CUDA devices that the driver reports. Asks it directly, since importing torch takes seconds."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -36,12 +36,29 @@ def gpu_count() -> int:
     return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
+def memory_of(device: str) -> int | None:
+    """Bytes of the GPU or of this machine; None if unknown. Asks the driver: torch would claim memory on the GPU."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    handle, size = ctypes.c_int(0), ctypes.c_size_t(0)
+    if not gpu_count():
+        return None
+    cuda = ctypes.CDLL("libcuda.so.1")
+    failed = cuda.cuDeviceGet(ctypes.byref(handle), int(index or 0))
+    return None if failed or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle) else size.value
+
+
 def usable_device(name: str) -> str:
-    """The device torch is to use. Raises BadInput for one that is not there."""
+    """The device for torch. Raises BadInput for a device that is missing or that torch cannot use."""
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        if torch.cuda.is_available() or hidden or not gpu_count():
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        remedy = "Install a torch with CUDA for this driver, or use device=cpu."
+        raise refuse("device", "this torch cannot use the GPU", got=name, remedy=remedy)
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise refuse("device", "unknown device", got=name, expected="auto, cpu, cuda or cuda:<n>")
@@ -53,7 +70,7 @@ def usable_device(name: str) -> str:
 
 
 def synchronize(device: str | torch.device) -> None:
-    """Waits until the device has done its work; a CPU always has."""
+    """Waits until the device has finished its work. Does nothing on a CPU."""
     import torch
 
     if torch.device(device).type == "cuda":
@@ -75,11 +92,11 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-# -- one GPU to one process -------------------------------------------------------------------------------------------
+# -- one GPU per process -----------------------------------------------------------------------------------------------
 def one_gpu(device: str) -> None:
-    """Makes `cuda` mean a GPU that only this process holds; waits until there is one. Does nothing for `cpu`.
+    """Makes `cuda` a GPU that only this process holds, waiting for one if needed. Does nothing for `cpu`.
 
-    device: `cuda` for any GPU that is visible, `cuda:<n>` for that one.
+    device: `cuda` for any visible GPU, `cuda:<n>` for that one.
     """
     kind, _, index = device.partition(":")
     if kind != "cuda":
@@ -92,20 +109,24 @@ def one_gpu(device: str) -> None:
 
 
 def lease(names: list[str], folder: Path | None = None) -> int:
-    """Locks one of `names` to the end of this process and returns its index: one already held, else the first free.
+    """Locks one of `names` until this process ends. Returns its index: one it holds already, else the first free.
 
-    Waits while other processes hold all of them, and says so once.
+    Waits while other processes hold all of them, and says so once. Raises BadInput if locks do not work here.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"hookbench-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
         for place, name in sorted(enumerate(names), key=lambda item: item[1] not in _held):
             held = _held.get(name) or FileLock(folder / f"{name}.lock")
             try:
+                folder.mkdir(mode=0o700, exist_ok=True)
                 held.acquire(timeout=0)
             except Timeout:
                 continue
+            except (OSError, NotImplementedError) as error:  # another user's folder, a dangling link, no file locks
+                what = f"no lock for the GPU ({getattr(error, 'strerror', None) or error})"
+                remedy = "Set TMPDIR to a local folder of your own, or share_gpu=true."
+                raise refuse("device", what, got=str(folder), remedy=remedy) from None
             _held[name] = held
             return place
         if not waiting:

@@ -1,4 +1,4 @@
-"""Refusals: one line in the project's form (`adapters.problem`) and a non-zero exit, before anything is trained."""
+"""Refusals of bad input: one line in the project's form (`adapters.problem`) and a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adapters import NOTHING, problem
 
 
 class BadInput(SystemExit):
-    """Bad input: ends the process with one line and a non-zero exit code, before anything is trained."""
+    """Bad input: ends the process with one line and a non-zero exit code."""
 
 
 def refuse(where: str, what: str, *, got: object = NOTHING, expected: str = "", remedy: str = "") -> BadInput:

@@ -12,3 +12,11 @@ PUBLISHED = ROOT / "runs" / "published"
 def under_root(path: str) -> Path:
     """Relative paths are the repository's, wherever the command was typed."""
     return Path(path) if Path(path).is_absolute() else ROOT / path
+
+
+def run_folder(run: str, runs_dir: str) -> Path:
+    """Of a run given by its id below `runs_dir`, or by its folder or a file in it, as a shell completes them."""
+    if "/" not in run.rstrip("/"):
+        return under_root(runs_dir) / run.rstrip("/")
+    folder = next((p for p in (Path(run).absolute(), under_root(run)) if p.exists()), under_root(run))
+    return folder.parent if folder.is_file() else folder

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 import adapters as ad
 from harness.config.job import Job
-from harness.config.keys import with_todays_keys
+from harness.config.keys import read_stored
 from harness.config.validate import job_from
 from harness.data.load import split_questions
 from harness.device import one_gpu, usable_device
@@ -93,7 +92,13 @@ def open_run(run_id: str, runs_dir: str, split: str, *, device: str, limit: int 
     """A finished run by its id. Raises BadInput where it is not there, not finished, or not what it was."""
     base = under_root(runs_dir)
     folder, record = base / run_id, read_record(base / run_id)
-    if record is None or record["status"] != "done":
+    if record is not None and record["status"] != "done":
+        what = f"this run is not finished ({record['status']})"
+        remedy = "" if record["status"] == "diverged" else "The train.py command that started it finishes it."
+        raise refuse("run", what, got=run_id, remedy=remedy)
+    if not base.is_dir():
+        raise refuse("runs_dir", "no such folder", got=runs_dir)
+    if record is None:
         there = sorted(p.parent.name for p in base.glob("*/result.json"))
         near = [r for r in there if r.startswith(run_id[:12])][:3] or there[:3]
         remedy = f"Finished runs: {', '.join(near)}." if near else "There are no finished runs yet."
@@ -102,7 +107,7 @@ def open_run(run_id: str, runs_dir: str, split: str, *, device: str, limit: int 
         raise refuse("split", "unknown split", got=split, expected="test or valid")
     if limit is not None and limit < 1:
         raise refuse("limit", "out of range", got=limit, expected="an integer >= 1")
-    composed = with_todays_keys(OmegaConf.load(folder / "config.yaml"))
+    composed = read_stored(folder / "config.yaml")
     composed.device = usable_device(device)  # not the one it was trained on
     job = at_commits(job_from(composed), record["provenance"].get("hub_commits", {}))
     now, then = science(job, Fingerprinter().of(job)), record["science"]

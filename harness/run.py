@@ -21,9 +21,11 @@ from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import repeat_test
 from harness.inputs.base_model import forget_models, gradient_checkpointing, loaded
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
+from harness.inputs.fit import check_fit
 from harness.measure.meters import Meters
 from harness.records.lock import check_writable, lock
 from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, plan, tidy
+from harness.records.progress import progress
 from harness.records.record import Record, error_of
 from harness.records.run_log import RunLog
 from harness.records.tracking import NoTracker, Wandb, start_tracking
@@ -72,7 +74,7 @@ def _do(planned: Plan, *, in_sweep: bool) -> Record:
     """Does the run under its lock; what fails is recorded and raised again."""
     job = planned.job
     reason = f" ({planned.reason})" if planned.reason else ""
-    print(f"{planned.id}: {planned.action} on {job.device}{reason}", flush=True)
+    print(f"{planned.id}: {planned.action} on {job.device}{reason}{progress(job.runs_dir)}", flush=True)
     if not job.share_gpu:
         one_gpu(job.device)
     this = Run(planned)
@@ -105,6 +107,7 @@ class Run:
     def execute(self) -> Record:
         """Loads, attaches, trains, evaluates and records. Raises Interrupted with a record that says so."""
         job = self.job
+        check_fit(job)
         self.tokenizer, self.model = loaded(job)
         self.data, self.pad = load_data(job, self.tokenizer, self.plan.fingerprints), pad_id(self.tokenizer)
         self.corrected = read_platinum(job.platinum) if job.platinum.is_set else []

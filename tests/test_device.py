@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.device import one_gpu
+from harness.device import lease, one_gpu, usable_device
 from harness.paths import ROOT
 
 HOLD = """
@@ -50,9 +50,9 @@ def test_processes_never_meet_and_a_killed_one_frees_its_gpu(tmp_path: Path) -> 
     held = [line(p.stdout) for p in first]
     assert sorted(held) == ["a", "b"]
     third = holder(folder, "a,b")
-    assert line(third.stderr) == "all 2 GPUs are at other jobs; waiting for one (share_gpu=true would not)"
+    assert line(third.stderr) == "all 2 GPUs in use by another job; waiting (share_gpu=true runs anyway)"
     only = holder(folder, held[0])
-    assert line(only.stderr) == "the GPU is at other jobs; waiting for one (share_gpu=true would not)"
+    assert line(only.stderr) == "GPU in use by another job; waiting (share_gpu=true runs anyway)"
     first[1].send_signal(signal.SIGKILL)
     assert line(third.stdout) == held[1]
     assert only.poll() is None
@@ -99,3 +99,35 @@ def test_cuda_becomes_the_leased_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
     other.communicate()
     assert chosen == [1, 1, 2, 1]
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_a_lock_that_cannot_be_taken_is_one_line(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "locks"
+    if kind == "file":
+        folder.write_text("")
+    else:
+        folder.symlink_to("/nowhere/x")
+    with pytest.raises(SystemExit) as stopped:
+        lease(["a"], folder)
+    assert str(stopped.value.code).startswith("device: no lock for the GPU (")
+    assert str(stopped.value.code).endswith("Set TMPDIR to a local folder of your own, or share_gpu=true.")
+
+
+def test_auto_takes_no_cpu_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without CUDA beside a GPU would run for days on the CPU; a GPU that is hidden is not asked for."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("harness.device.gpu_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        usable_device("auto")
+    line = "device: this torch cannot use the GPU, got 'auto'. Install a torch with CUDA for this driver"
+    assert str(stopped.value.code).startswith(line)
+    assert usable_device("cpu") == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert usable_device("auto") == "cpu"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("harness.device.gpu_count", lambda: 0)
+    assert usable_device("auto") == "cpu"

@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import eval_gsm8k
+from harness.inputs.base_model import _loaded
 from harness.paths import ROOT
 from harness.records.plan import plan
 from harness.records.store import write_record
 from harness.reevaluate import evaluate, rescore
-from harness.run import _loaded, run
+from harness.run import run
 
 WORDS = ["benchmark=tiny", "variant=lora", "device=cpu", "threads=1", "eval.limit=8", "eval.max_new_tokens=24"]
 KEYS = (  # DESIGN.md §4
@@ -116,6 +118,19 @@ def test_evaluated_again_it_is_the_same(
         output = capsys.readouterr().out
     assert "the same questions are right" in output
     assert f"({record[split]['correct']}/8, 95 % interval)" in output
+
+
+def test_a_run_is_named_by_its_folder_too_and_an_unfinished_one_says_so(
+    finished: tuple[Path, dict[str, Any], str], tmp_path: Path, capsys: Any
+) -> None:
+    folder, record, _ = finished
+    for place in (folder, f"{folder}/", folder / "result.json"):
+        eval_gsm8k.main([f"run={place}", "rescore=true"])
+        assert "the same questions are right" in capsys.readouterr().out
+    (tmp_path / "x").mkdir()
+    write_record(tmp_path / "x", record | {"status": "interrupted"})
+    with pytest.raises(SystemExit, match=r"run: this run is not finished \(interrupted\), got 'x'\. The"):
+        eval_gsm8k.main(["run=x", f"runs_dir={tmp_path}"])
 
 
 def test_rescoring_loads_no_model(finished: tuple[Path, dict[str, Any], str], folders: list[str]) -> None:
@@ -231,12 +246,11 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "interrupted; the same command goes on" in errors
+    assert "interrupted; the same command resumes" in errors
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     assert (folder / "checkpoint" / "state.safetensors").exists()
 
-    made = plan(small_job(*more))
-    assert made.action == "resume"
+    assert plan(small_job(*more)).action == "resume"
     record = run(small_job(*more))
     assert record["status"] == "done"
     for key in ("valid", "test", "forgetting", "adapter_file_bytes"):

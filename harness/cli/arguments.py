@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adapters import problem
+from harness.config.explain import near
 
 T = TypeVar("T")
 EXPECTED = {
@@ -26,8 +27,8 @@ EXPECTED = {
 def parse(schema: type[T], argv: list[str], doc: str) -> T:
     """An instance of `schema` from `key=value` words. --help prints `doc`; bad input raises SystemExit(line).
 
-    A field without a default is required. Lists are separated by commas and may not be empty. Strings are taken
-    literally: an id may look like a number or like YAML. The types that a field may have are those of EXPECTED.
+    A field without a default is required. List items are separated by commas, and lists may not be empty. Strings
+    are literal, since an id may look like a number or like YAML. EXPECTED lists the types a field may have.
     """
     if any(word in ("-h", "--help") for word in argv):
         print(doc.strip())
@@ -35,24 +36,31 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
     declared: Any = fields(schema)  # type: ignore[arg-type]
     types = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in declared}
     values = OmegaConf.structured(schema)
-    seen: list[str] = []
+    typed: list[str] = []
     for word in argv:
         key, equals, text = word.partition("=")
         if not equals or key not in types:
-            expected = f"one of {'=, '.join(types)}="
-            raise SystemExit(problem(key, "unknown argument", got=word, expected=expected, remedy="See --help."))
+            raise SystemExit(_unknown(word, list(types)))
         try:
             values[key] = _value(types[key], text)
         except (OmegaConfBaseException, yaml.YAMLError):
             expected = EXPECTED[types[key]]
             raise SystemExit(problem(key, "wrong type", got=text, expected=expected, remedy="See --help.")) from None
-        seen.append(key)
+        typed.append(key)
     required = [f.name for f in declared if f.default is MISSING and f.default_factory is MISSING]
-    missing = [n for n in required if n not in seen or values[n] == ""] + [n for n in seen if values[n] == []]
+    missing = [n for n in required if n not in typed or values[n] == ""] + [n for n in typed if values[n] == []]
     if missing:
         raise SystemExit(problem(missing[0], "missing", expected=f"{missing[0]}=<value>", remedy="See --help."))
     result: Any = OmegaConf.to_object(values)
     return result
+
+
+def _unknown(word: str, keys: list[str]) -> str:
+    key, equals, value = word.lstrip("-").partition("=")
+    meant = near(key, keys) if equals or word.startswith("-") else ""
+    remedy = f"Did you mean {meant}={value or '…'}?" if meant else "See --help."
+    expected = f"one of {'=, '.join(keys)}="
+    return problem(word.partition("=")[0], "unknown argument", got=word, expected=expected, remedy=remedy)
 
 
 def _value(kind: str, text: str) -> Any:

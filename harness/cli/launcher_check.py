@@ -1,6 +1,6 @@
-"""What a launcher needs, looked at before any job is handed to it: its plugin, processors, and GPUs that are there.
+"""Checks a launcher before any job starts: its plugin, CPUs and GPUs.
 
-Without this a missing plugin is a traceback, and Ray waits for ever for what no node has.
+Otherwise a missing plugin is a traceback, and Ray waits forever for resources that no node has.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
 import socket
 from typing import Any
 
@@ -20,14 +21,16 @@ from harness.device import gpu_count
 from harness.errors import refuse
 from harness.paths import CONF
 
+LOCAL = (None, "local")  # addresses for which Ray starts on this machine
 
-def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
-    """Raises BadInput where the launcher that `overrides` choose could not run these jobs."""
-    about_it = [o for o in overrides if re.match(r"[+~]*hydra[./]|experiment=\w+$", o)]  # the others may be swept
-    if not about_it:
-        return  # Hydra's own, in this process
+
+def check_launcher(overrides: list[str], jobs: list[Job]) -> bool:
+    """Whether jobs run on this machine. Raises BadInput where the launcher in `overrides` could not run these jobs."""
+    settings_of_it = [o for o in overrides if re.match(r"[+~]*hydra[./]|experiment=\w+$", o)]  # others may be swept
+    if not settings_of_it:
+        return True  # Hydra's own, in this process
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = compose("config", overrides=about_it, return_hydra_config=True).hydra
+        chosen = compose("config", overrides=settings_of_it, return_hydra_config=True).hydra
     name, module = chosen.runtime.choices["hydra/launcher"], str(chosen.launcher._target_).rpartition(".")[0]
     if not _installed(module):
         raise refuse("hydra/launcher", "its plugin is not installed", got=name, remedy="pip install '.[sweeps]'")
@@ -37,17 +40,21 @@ def check_launcher(overrides: list[str], jobs: list[Job]) -> None:
         _check_joblib(settings, jobs)
     elif name == "ray":
         _check_ray(settings["ray"])
+    elif name == "submitit_slurm" and shutil.which("sbatch") is None:
+        remedy = "Submit from a login node, or use hydra/launcher=joblib."
+        raise refuse("hydra/launcher", "SLURM is not installed here (no sbatch on PATH)", got=name, remedy=remedy)
+    return name != "submitit_slurm" and not (name == "ray" and settings["ray"]["init"]["address"] not in LOCAL)
 
 
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a package that it would lie in is missing
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
-    """Every process keeps one GPU to its end: one more would wait until the others have done all the work."""
+    """Each process keeps one GPU until it ends, so an extra process would only wait."""
     gpus, processes = gpu_count(), settings["n_jobs"]
     alone = any(j.device.startswith("cuda") and not j.share_gpu for j in jobs)
     if alone and gpus and not 1 <= processes <= gpus:
@@ -58,20 +65,20 @@ def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
 
 
 def _check_ray(settings: dict[str, Any]) -> None:
-    init, wanted = settings["init"], settings["remote"]
-    if init["address"] in (None, "local"):
+    init, request = settings["init"], settings["remote"]
+    if init["address"] in LOCAL:
         nodes = [{"CPU": init["num_cpus"] or os.cpu_count() or 1, "GPU": gpu_count()}]
     else:
         nodes = ray_nodes(init["address"])
     for key, kind in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
         most = max((node.get(kind, 0) for node in nodes), default=0)
-        if (wanted.get(key) or 0) > most:
-            what, expected = f"no node has as many {kind}s, and Ray would wait for ever", f"a number <= {most:g}"
-            raise refuse(f"hydra.launcher.ray.remote.{key}", what, got=wanted[key], expected=expected)
+        if (request.get(key) or 0) > most:
+            what, expected = f"no node has as many {kind}s, so Ray would wait forever", f"a number <= {most:g}"
+            raise refuse(f"hydra.launcher.ray.remote.{key}", what, got=request[key], expected=expected)
 
 
 def ray_nodes(address: str) -> list[dict[str, float]]:
-    """Resources of a running cluster's nodes. Raises BadInput where none answers."""
+    """Resources of a running cluster's nodes. Raises BadInput if no cluster answers."""
     import ray
 
     where, got = "hydra.launcher.ray.init.address", {"got": address}

@@ -1,4 +1,4 @@
-"""Silences what libraries report and a user of this program cannot act on."""
+"""Silences library messages that a user of this program cannot act on."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""A sweep as its parent process sees it: what each job would do, how long it takes, and what became of it.
+"""A sweep seen from its parent process: what each job would do, how long it takes, and how it ended.
 
-Works from the run folders alone, so it is the same for every launcher: no job has to report across a process border.
+Reads only the run folders, so it works the same with every launcher: no job reports across process boundaries.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -16,26 +15,46 @@ from harness.config.job import Job
 from harness.device import device_name
 from harness.errors import BadInput
 from harness.inputs.fingerprints import Fingerprinter
+from harness.inputs.fit import check_fit
 from harness.paths import PUBLISHED
+from harness.records.lock import check_writable
 from harness.records.plan import Plan, plan
+from harness.records.progress import begin_sweep, duration, end_sweep, written
 from harness.records.record import Record
 from harness.records.store import read_records
 from harness.records.tuning import with_tuned_lr
 
+NEW = ("run", "resume")  # actions of jobs that are still to be done
+
 
 class Sweep:
-    """While entered, Hydra runs the jobs; on leaving, every unfinished one is named, and the exit code is 1.
+    """Hydra runs the jobs inside this context; at its end every unfinished job is named, and the exit code is 1.
 
-    Ctrl-C and SIGTERM keep their exit code 130.
+    Ctrl-C and SIGTERM keep their exit code 130. The constructor raises BadInput for a job that cannot run.
     """
 
-    def __init__(self, jobs: list[Job], fingerprinter: Fingerprinter) -> None:
-        self.jobs, self.fingerprinter, self.began = jobs, fingerprinter, time.time()
+    def __init__(self, jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True) -> None:
+        self.jobs, self.fingerprinter = jobs, fingerprinter
+        ids, to_do = [], set()
+        for job in jobs:
+            if job.lr_chosen == "tuned":  # may be chosen from the jobs before it
+                check_fit(job, here=here)
+                continue
+            planned = plan(job, fingerprinter)
+            ids.append(planned.id)
+            if planned.action in NEW:
+                check_new(planned, here=here)
+                to_do.add(planned.id)
+        if twice := len(ids) - len(set(ids)):
+            print(f"sweep: {twice} of {len(jobs)} jobs repeat another run; each run is done once", flush=True)
+        self.runs = len(to_do) + len(jobs) - len(ids)
 
     def __enter__(self) -> Sweep:
+        self.began = begin_sweep(self.runs)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        end_sweep()
         outcomes = dict(map(self.outcome, self.jobs))  # run id → why it is not finished
         left = {name: why for name, why in outcomes.items() if why}
         out = sys.stderr if left else sys.stdout
@@ -43,7 +62,7 @@ class Sweep:
         for name, why in left.items():
             print(f"  {name}: {why}", file=out)
         if left:
-            print("The same command does what is missing.", file=out, flush=True)
+            print("Run the same command again to finish the rest.", file=out, flush=True)
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130) from None
         if left and not (isinstance(error, SystemExit) and error.code):
@@ -53,9 +72,9 @@ class Sweep:
         """Run id, and why it is not finished; "" where it is."""
         try:
             planned = planned_with_lr(dataclasses.replace(job, force=False), self.fingerprinter)
-        except BadInput as error:  # no records to tune from, or a file that has gone
+        except BadInput as error:  # no records to tune from, or a missing file
             return f"{job.variant} seed {job.seed}", str(error)
-        new = _written(planned.folder) >= self.began
+        new = written(planned.folder) >= self.began
         if planned.action == "skip":
             return planned.id, "not run again" if job.force and not new else ""
         if planned.action == "refuse":
@@ -67,17 +86,17 @@ class Sweep:
         return planned.id, f"{planned.record['status']}{what} ({_shown(planned.folder / 'result.json')})"
 
 
+def check_new(planned: Plan, *, here: bool) -> str:
+    """Raises BadInput if a job that is still to run cannot. Returns a remark, or ""."""
+    job = planned.job
+    check_writable(job.runs_dir, "runs_dir")
+    check_writable(job.cache_dir, "cache_dir")
+    return check_fit(job, here=here)
+
+
 def planned_with_lr(job: Job, fingerprinter: Fingerprinter) -> Plan:
-    """The job's plan, its learning rate chosen where it is `tuned`. Raises BadInput."""
+    """The job's plan, after choosing its learning rate if that is `tuned`. Raises BadInput."""
     return plan(with_tuned_lr(job, fingerprinter) if job.lr_chosen == "tuned" else job, fingerprinter)
-
-
-def _written(folder: Path) -> float:
-    """When a run's record was written; 0 where there is none."""
-    try:
-        return (folder / "result.json").stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _shown(path: Path) -> Path:
@@ -85,23 +104,24 @@ def _shown(path: Path) -> Path:
 
 
 # -- dry_run=true ------------------------------------------------------------------------------------------------------
-def dry_run(jobs: list[Job], fingerprinter: Fingerprinter) -> None:
-    """Prints what each job would do and about how long it would take; loads no model and writes nothing.
+def dry_run(jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True) -> int:
+    """Prints what each job would do and about how long it would take. Loads no weights and writes nothing.
 
-    The time is that of finished runs of the same benchmark, model and quantization, scaled to steps and questions.
+    Returns the exit code, 1 if a job would be refused. Times are scaled from finished runs of the same benchmark,
+    model and quantization.
     """
     folders = [*sorted({job.runs_dir for job in jobs}), PUBLISHED]
     finished = [r for r in read_records(folders).records if r["status"] == "done"]
     counts: dict[str, int] = {}
-    seen: set[str] = set()
+    listed: set[str] = set()
     total, unknown = 0.0, 0
     for job in jobs:
-        name, action, note = _would(job, fingerprinter)
-        if name in seen:
+        name, action, note = _would(job, fingerprinter, here=here)
+        if name in listed:
             action, note = "skip", "the same run as above"
-        seen.add(name)
+        listed.add(name)
         counts[action] = counts.get(action, 0) + 1
-        if action in ("run", "resume"):
+        if action in NEW:
             seconds = estimate(job, finished)
             total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
             time_note = "time unknown" if seconds is None else duration(seconds)
@@ -110,27 +130,29 @@ def dry_run(jobs: list[Job], fingerprinter: Fingerprinter) -> None:
     summary = ", ".join(f"{counts[a]} to {a}" for a in ("run", "resume", "skip", "refuse") if a in counts)
     jobs_ = f"{len(jobs)} job" + "s" * (len(jobs) != 1)
     print(f"{jobs_}: {summary}" + (f"; {duration(total)} one after another" if total else ""), end="")
-    print(f", and {unknown} of unknown length: no finished run is like them" if unknown else "", flush=True)
+    print(f", and {unknown} of unknown length: no similar run has finished" if unknown else "", flush=True)
+    return int("refuse" in counts)
 
 
-def _would(job: Job, fingerprinter: Fingerprinter) -> tuple[str, str, str]:
+def _would(job: Job, fingerprinter: Fingerprinter, *, here: bool) -> tuple[str, str, str]:
     """Run id, action and a remark."""
+    name = f"{job.variant} seed {job.seed}"
     try:
         planned = planned_with_lr(job, fingerprinter)
+        name = planned.id
+        remark = check_new(planned, here=here) if planned.action in NEW else ""
     except BadInput as error:
-        return f"{job.variant} seed {job.seed}", "refuse", str(error)
-    refused = planned.action == "refuse"
-    return (
-        planned.id,
-        planned.action,
-        f"finished, but not with the same {planned.reason}" if refused else planned.reason,
-    )
+        return name, "refuse", str(error)
+    reason = planned.reason
+    if planned.action == "refuse":
+        reason = f"finished, but not with the same {reason}"
+    return name, planned.action, "; ".join(filter(None, [reason, remark]))
 
 
 def estimate(job: Job, finished: list[Record]) -> float | None:
-    """Seconds: training scaled by steps and examples per step, the rest by questions. None where nothing is alike.
+    """Seconds: training scaled by steps and batch size, the rest by questions. None if no run is similar.
 
-    From runs of the same variant where there are any, else of all; on the same kind of device where there are any.
+    Prefers runs of the same variant, then runs on the same kind of device.
     """
     setting = (job.benchmark, job.model.name, job.quantization)
     alike = [r for r in finished if (r["benchmark"], r["model"], r["quantization"]) == setting]
@@ -150,10 +172,3 @@ def estimate(job: Job, finished: list[Record]) -> float | None:
     if job.eval_limit is not None:
         answered = min(answered, 2 * job.eval_limit)
     return example * job.steps * job.batch_size + question * answered
-
-
-def duration(seconds: float) -> str:
-    """`about 40 s`, `about 12 min`, `about 3.5 h`"""
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"

@@ -15,8 +15,8 @@ from harness.cli.quiet import quiet
 def launch(cfg: DictConfig) -> float | None:
     """Runs one composed config and returns its validation accuracy, which sweepers such as Optuna's maximise.
 
-    In a sweep nothing is raised, so that no exception has to cross a process border: errors are in the runs' records,
-    the value is None, and cli/sweep.py reads the records at the end. An interrupt ends a serial sweep.
+    In a sweep nothing is raised, so no exception crosses a process boundary: errors are in the records, the value is
+    None, and cli/sweep.py reads the records at the end. An interrupt ends a serial sweep.
     """
     quiet()
     from harness.config.validate import job_from
@@ -25,15 +25,15 @@ def launch(cfg: DictConfig) -> float | None:
 
     hydra = HydraConfig.get()
     if not any(o.startswith(("benchmark=", "experiment=")) for o in hydra.overrides.task):
-        reason = "a CUDA device is" if cfg.benchmark.name == "gsm8k" else "no CUDA device is"
-        print(f"benchmark={cfg.benchmark.name}, since {reason} present; benchmark=… chooses another", flush=True)
+        reason = "there is a CUDA device" if cfg.benchmark.name == "gsm8k" else "there is no CUDA device"
+        print(f"benchmark={cfg.benchmark.name}, since {reason}; choose another with benchmark=…", flush=True)
     sweep = hydra.mode == RunMode.MULTIRUN
     try:
         record = run(job_from(cfg), in_sweep=sweep)
     except KeyboardInterrupt:
         if sweep and not hydra.launcher._target_.endswith((".BasicLauncher", ".SlurmLauncher")):
-            return None  # the parent process is interrupted by itself, or this one worker alone was
-        raise SystemExit(130) from None  # SLURM starts a preempted job again: it must not have returned a value
+            return None  # the parent gets its own interrupt, or only this worker was meant
+        raise SystemExit(130) from None  # SLURM requeues a preempted job, which must not have returned a value
     except (Exception, BadInput) as error:
         if not sweep:
             raise

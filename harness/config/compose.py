@@ -1,83 +1,148 @@
-"""Composing configs as Hydra does, one per job, with its errors in one line."""
+"""Composing configs as Hydra does, one per job."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from adapters import problem
+from harness.config.explain import one_line
 from harness.config.job import Job
-from harness.config.schema import Schema, register
+from harness.config.schema import register
 from harness.config.validate import job_from
+from harness.errors import refuse
 from harness.paths import CONF
 
-TYPES = {
-    "Integer": "an integer",
-    "Float": "a number",
-    "Boolean": "true or false",
-    "bool": "true or false",
-    "String": "a text",
-}
+MOST = 100_000  # values of one key in a sweep
 
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
-    """One composed config per job. Raises SystemExit with one line where Hydra would print several.
+    """One composed config per job; none for a sweeper that chooses jobs one by one. Raises SystemExit with one line.
 
-    Values that are swept are set on a copy of what their groups compose to, by the call that Hydra uses for them: a
-    grid of 1,275 jobs composes once per choice of groups, not 1,275 times.
+    Swept values are set on a copy of the composed groups, by the call that Hydra uses: a grid of 1,275 jobs composes
+    once per choice of groups, not 1,275 times.
     """
     lines = overrides
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()  # which options there are, for glob(*)
+            loader = GlobalHydra.instance().config_loader()  # knows the options, for glob(*)
             parser = OverridesParser.create(config_loader=loader)
             parsed = parser.parse_overrides(overrides)
-            if multirun:
-                first = [_rebuild(o, next(o.sweep_string_iterator()) if o.is_sweep_override() else "") for o in parsed]
-                params = _sweeper_params(lines := first)
-                if params is None:
-                    return
-                parsed = parser.parse_overrides([*params, *overrides])
-            swept = [o for o in parsed if o.is_sweep_override()]
-            if swept and not multirun:
-                raise _not_a_sweep(swept[0])
-            choices = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [""] for o in parsed]
+            if not multirun and (swept := [o for o in parsed if o.is_sweep_override()]):
+                raise _add_m(str(swept[0].key_or_group), "several values", swept[0])
+            for o in parsed:
+                _check_option(o, loader)
+            lines = [_line(o, _values(o)[0]) for o in parsed if not o.is_sweep_override()]
+            first, hydra = _composed(lines)  # Hydra takes its own settings from what is not swept
+            params = _checked_sweep(hydra, parsed, multirun=multirun)
+            if params is None:
+                return
+            if multirun:  # of a repeated key the last counts, as in Hydra's sweeper
+                both = parser.parse_overrides([*params, *overrides])
+                parsed = list({o.get_key_element(): o for o in both}.values())
             plain = [_sets_a_value(o, loader) for o in parsed]
-            composed: dict[tuple[str, ...], DictConfig] = {}
-            for values in itertools.product(*choices):
-                lines = [_rebuild(o, v) for o, v in zip(parsed, values, strict=True)]
+            composed = {tuple(lines): first}
+            for values in itertools.product(*map(_values, parsed)):
+                lines = [_line(o, v) for o, v in zip(parsed, values, strict=True)]
                 whole = tuple(line for line, value in zip(lines, plain, strict=True) if not value)
                 if whole not in composed:
-                    composed[whole] = compose("config", overrides=list(whole))
+                    composed[whole], own = _composed(list(whole))
+                    if own.sweeper != hydra.sweeper:
+                        what = "an experiment with a sweep of its own cannot be swept"
+                        raise refuse("experiment", what, remedy="Give one experiment at a time.")
                 cfg = copy.deepcopy(composed[whole])
                 for o in parser.parse_overrides([line for line, value in zip(lines, plain, strict=True) if value]):
                     OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
                 yield cfg
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
         raise SystemExit(one_line(error, lines)) from None
 
 
-def _sweeper_params(overrides: list[str]) -> list[str] | None:
-    """What an experiment file sweeps (`hydra.sweeper.params`); None for a sweeper that chooses jobs one by one."""
-    sweeper = compose("config", overrides=overrides, return_hydra_config=True).hydra.sweeper
-    if not str(sweeper._target_).endswith(".BasicSweeper"):
+def _composed(lines: list[str]) -> tuple[DictConfig, DictConfig]:
+    """The config of these overrides, and Hydra's own part of it."""
+    cfg = compose("config", overrides=lines, return_hydra_config=True)
+    hydra = cfg.hydra
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, hydra
+
+
+def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> list[str] | None:
+    """The overrides that a config itself sweeps; None for a sweeper that chooses jobs one by one.
+
+    Raises BadInput for settings that only Hydra would follow, so that the jobs are those that were validated.
+    """
+    if hydra.mode is not None and (hydra.mode == RunMode.MULTIRUN) != multirun:
+        raise refuse("hydra.mode", "cannot be set", got=hydra.mode.name, remedy="Use -m, or leave it out.")
+    if hydra.searchpath:
+        path = OmegaConf.to_container(hydra.searchpath)
+        raise refuse("hydra.searchpath", "configs come from conf/ alone", got=path, remedy="Put the files there.")
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    if not multirun:
+        if params:
+            from_file = [o for o in parsed if o.key_or_group == "experiment"]
+            where = "experiment" if from_file else "hydra.sweeper.params"
+            raise _add_m(where, f"sweeps {', '.join(params)}", *from_file)
+        return []
+    if not str(hydra.sweeper._target_).endswith(".BasicSweeper"):
         return None
-    return [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    for o in parsed:
+        if o.is_sweep_override() and not o.is_discrete_sweep():
+            what, remedy = "an interval has no list of values", "Give values, or another hydra/sweeper."
+            raise refuse(o.key_or_group, what, got=_text(o), remedy=remedy)
+    return params
+
+
+def _check_option(override: Any, loader: Any) -> None:
+    """Hydra takes no number for an option: `quantization=4` would be an error that names neither key nor options."""
+    options = loader.get_group_options(override.key_or_group)
+    values = (_values(override) if override.is_sweep_override() else [_text(override)]) if options else []
+    for number in filter(re.compile(r"[\d.]+").fullmatch, values):
+        raise MissingConfigException("", f"{override.key_or_group}/{number}", options)
+
+
+def _add_m(where: str, what: str, *overrides: Any) -> SystemExit:
+    got = {"got": _text(overrides[0])} if overrides else {}
+    return refuse(where, what, **got, expected="one value" if "several" in what else "", remedy="Add -m for a sweep.")
+
+
+def _values(override: Any) -> list[str]:
+    """The swept values as text; one empty text for a plain override. Raises BadInput for none or far too many."""
+    if not override.is_sweep_override():
+        return [""]
+    if not override.is_discrete_sweep():
+        return [str(override.value().start)]
+    values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+    if not 1 <= len(values) <= MOST:
+        what = "too many values" if values else "nothing to sweep"
+        raise refuse(override.key_or_group, what, got=_text(override), expected=f"1 to {MOST:,} values")
+    return values
+
+
+def in_quotes(value: str) -> str:
+    """`value` as a string of Hydra's grammar: backslashes count only before a quote."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
+
+
+def _text(override: Any) -> str:
+    return str(override.input_line).split("=", 1)[1]
+
+
+def _line(override: Any, value: str) -> str:
+    """The override with one value of its sweep."""
+    return f"{override.input_line.split('=', 1)[0]}={value}" if override.is_sweep_override() else override.input_line
 
 
 def _sets_a_value(override: Any, loader: Any) -> bool:
@@ -86,67 +151,12 @@ def _sets_a_value(override: Any, loader: Any) -> bool:
     return plain and not loader.get_group_options(override.key_or_group)
 
 
-def _not_a_sweep(override: Any) -> SystemExit:
-    got = str(override.input_line).split("=", 1)[1]
-    key, remedy = override.key_or_group, "Add -m for a sweep."
-    return SystemExit(problem(key, "several values", got=got, expected="one value", remedy=remedy))
-
-
-def _rebuild(override: Any, value: str) -> str:
-    """The override with one value of its sweep."""
-    if not override.is_sweep_override():
-        return str(override.input_line)
-    return f"{override.input_line.split('=', 1)[0]}={value}"
-
-
-def one_line(error: Exception, overrides: list[str]) -> str:
-    """Hydra's and OmegaConf's errors in the project's form."""
-    text = f"{error}\n{error.__cause__ or ''}"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = f"one of {', '.join(error.options or [])}"
-        return problem(group or "config", "unknown option", got=option, expected=options)
-    named = re.search(r"Could not (?:override|append to config)\s+'([^']+)'|Key '([^']+)' (?:is )?not in", text)
-    full = re.search(r"full_key: (\S+)", text)
-    key = full[1] if full else (named[1] or named[2]) if named else None
-    by_key = {o.lstrip("+~").split("=", 1)[0]: o.split("=", 1)[1] for o in overrides if "=" in o}
-    shown = {"got": by_key[key]} if key in by_key else {}
-    wrong_type = re.search(r"could not be converted to (\w+)|is not a valid (\w+)|Cannot convert", text)
-    if key and wrong_type:
-        return problem(
-            key, "wrong type", **shown, expected=TYPES.get(wrong_type[1] or wrong_type[2] or "", "another type")
-        )
-    if key and named:
-        known = _keys_beside(key, by_key)
-        near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"Keys there: {', '.join(known)}."
-        return problem(key, "unknown key", **shown, remedy=remedy)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return problem("command line", lines[0].rstrip("."), remedy="Overrides look like key=value; see --help.")
-
-
-def _keys_beside(key: str, overrides: dict[str, str]) -> list[str]:
-    """The valid keys beside a mistyped one: of the schema, a nested part of it, or the chosen variant's YAML."""
-    parent = key.rpartition(".")[0]
-    if parent == "variant":
-        defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
-        usual = next(d["variant"] for d in defaults if "variant" in d)
-        chosen = CONF / "variant" / f"{overrides.get('variant', usual)}.yaml"
-        return [k for k in yaml.safe_load(chosen.read_text()) if k not in ("name", "defaults_by_benchmark")]
-    schema: Any = Schema
-    for part in filter(None, parent.split(".")):
-        schema = get_type_hints(schema).get(part)
-        if not is_dataclass(schema):
-            return []
-    return [f.name for f in fields(schema)]
-
-
 def default_job(job: Job) -> Job:
-    """The job of the same benchmark, model, variant and quantization with nothing else set."""
+    """The job with the same benchmark, model, variant and quantization, and defaults for the rest."""
     overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
     overrides.append(f"model={job.model.name}")
     if job.model.name == "hub":  # has no id of its own
-        overrides += [f"model.id='{job.model.id}'"]
+        overrides.append(f"model.id={in_quotes(job.model.id)}")
     return _default_job(tuple(overrides))
 
 
@@ -154,7 +164,7 @@ def default_job(job: Job) -> Job:
 def _default_job(overrides: tuple[str, ...]) -> Job:
     """Cached: composing takes a tenth of a second, and a sweep needs the same default for every job."""
     register()
-    if GlobalHydra.instance().is_initialized():  # inside hydra.main: the same configs are at hand
+    if GlobalHydra.instance().is_initialized():  # inside hydra.main, with the same configs
         return job_from(compose("config", overrides=list(overrides)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return job_from(compose("config", overrides=list(overrides)))

@@ -1,4 +1,4 @@
-"""A Job: one run, completely decided and validated. Below it nobody sees a DictConfig."""
+"""A Job: one run with every setting resolved and validated. Code below this never sees a DictConfig."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One run, completely decided. The fields up to `max_new_tokens` are its science; the rest is where and how."""
+    """One run. The fields up to `max_new_tokens` decide its result; the others say where and how it runs."""
 
     benchmark: str
     model: Model
@@ -25,7 +25,7 @@ class Job:
     variant: str
     adapter: ad.Config
     lr: float | None  # None where nothing is trained
-    lr_chosen: str  # default, given or tuned (still to be chosen while lr is NaN)
+    lr_chosen: str  # default, given or tuned (not chosen yet while lr is NaN)
     steps: int
     batch_size: int
     seed: int
@@ -36,7 +36,7 @@ class Job:
     weight_decay: float
     warmup: float
     clip: float
-    calibration_examples: int  # 0: the variant, as configured, reads none
+    calibration_examples: int  # 0: the variant reads none
     eval_limit: int | None
     eval_batch_size: int
     max_new_tokens: int
@@ -44,8 +44,8 @@ class Job:
     micro_batch: int | None
     checkpoint_every: int
     gradient_checkpointing: bool
-    eval_repeat: int  # how often the test questions are answered: 2 measures what batch order changes
-    platinum: Source  # corrected references for test questions; scored beside them where given
+    eval_repeat: int  # 2: answer the test questions twice, to measure what batch order changes
+    platinum: Source  # corrected references, scored in addition
     tracking: Tracking
     device: str
     share_gpu: bool
@@ -62,6 +62,6 @@ class Job:
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The data sets that the run reads, by their place in the config."""
+        """The data sets that the run reads, by their key in the config."""
         read = {"data.test": self.test_source, "data.questions": self.question_source}
         return read | ({"data.train": self.train_source} if self.trains else {})

@@ -1,47 +1,58 @@
-"""Keys of a composed config that nothing reads, or that are missing."""
+"""Keys of a config: unknown and deleted ones, and those of a config that an older version stored."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.schema import Schema
 from harness.errors import refuse
 
-
-def refuse_unknown_keys(cfg: DictConfig) -> None:
-    """Hydra accepts `+foo=1` for keys the schema lacks; nothing here would read them."""
-
-    def visit(node: DictConfig, schema: type, prefix: str) -> None:
-        known = {f.name for f in dataclasses.fields(schema)}
-        if OmegaConf.get_type(node) is schema and (
-            gone := sorted(known - set(node))
-        ):  # `~seed`; old records may lack keys
-            raise refuse(f"{prefix}{gone[0]}", "removed, but needed", remedy="Leave it out of the command line.")
-        for key in map(str, node):
-            if key not in known:
-                where, got = f"{prefix}{key}", node[key]
-                raise refuse(where, "unknown key", got=got, expected=f"one of {', '.join(sorted(known))}")
-            kind = OmegaConf.get_type(node, key)
-            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not OmegaConf.is_missing(node, key):
-                visit(node[key], kind, f"{prefix}{key}.")
-
-    visit(cfg, Schema, "")
+LARGEST = 100_000  # bytes of a stored config; usual are 3,000
 
 
-def with_todays_keys(saved: Any) -> DictConfig:
-    """The stored config, filled with the schema's defaults for new keys; without those that nothing reads any more.
+def refuse_unknown_keys(cfg: DictConfig, schema: type = Schema, prefix: str = "") -> None:
+    """Raises BadInput for what Hydra accepts although nothing reads it (`+foo=1`), and for a deleted key (`~seed`)."""
+    kinds = get_type_hints(schema)
+    for key in kinds.keys() - cfg.keys():
+        raise refuse(f"{prefix}{key}", "required key was deleted", remedy=f"Drop `~{prefix}{key}`.")
+    for key in map(str, cfg):
+        if key not in kinds:
+            expected = f"one of {', '.join(sorted(kinds))}"
+            raise refuse(f"{prefix}{key}", "unknown key", got=cfg[key], expected=expected)
+        if is_dataclass(kinds[key]) and not OmegaConf.is_missing(cfg, key):
+            refuse_unknown_keys(cfg[key], kinds[key], f"{prefix}{key}.")
 
-    Whether the run is still the same is for its science to tell. It is never tracked again.
+
+def read_stored(path: Path) -> DictConfig:
+    """A run's config.yaml, with today's defaults for new keys and without keys that nothing reads any more.
+
+    The science hash decides whether the run still matches; tracking is off. The file may be downloaded: raises BadInput
+    for a large one, for YAML aliases, and for interpolations, which could read this machine's environment.
     """
-    plain = OmegaConf.to_container(saved)
-    if not isinstance(plain, dict):
-        raise refuse("config.yaml", "not a config", got=plain, expected="the file that the run wrote")
-    known = _known(plain, Schema) | {"tracking": {"name": "none"}}
-    return DictConfig(OmegaConf.merge(OmegaConf.structured(Schema), known))
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST or text.count(b"[") + text.count(b"{") > 500:  # deep nesting takes quadratic time
+            raise ValueError("too large")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("a YAML alias")
+        if b"${" in text:
+            raise ValueError("an interpolation ${…}")
+        plain = yaml.safe_load(text)
+        if not isinstance(plain, dict):
+            raise ValueError("not a mapping")
+        known = _known(plain, Schema) | {"tracking": {"name": "none"}}
+        return DictConfig(OmegaConf.merge(OmegaConf.structured(Schema), known))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        expected = "the file that the run wrote"
+        raise refuse(str(path), f"not a run's config ({reason})", expected=expected, remedy="Restore it.") from None
 
 
 def _known(saved: dict[Any, Any], schema: type) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Types of every key a user may set. Hydra checks overrides and YAML files against these dataclasses while composing.
+"""Types of every key a user may set. Hydra checks overrides and YAML files against them.
 
-Imports neither torch nor the adapters, so that `--help` is quick; harness/config/validate.py checks values.
+Imports neither torch nor adapters, so that `--help` is fast. harness/config/validate.py checks values.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Schema:
 
 
 def default_of(group: str, benchmark: str) -> str:
-    """The option of `group` that a benchmark's YAML names; for an unknown benchmark Hydra's own message follows."""
+    """The option of `group` that a benchmark's YAML names. Hydra itself refuses an unknown benchmark."""
     try:
         return str(yaml.safe_load((CONF / "benchmark" / f"{benchmark}.yaml").read_text())[group])
     except OSError:
@@ -144,8 +144,8 @@ def default_of(group: str, benchmark: str) -> str:
 
 
 def register() -> None:
-    """Makes schema and resolvers known to Hydra; call before `hydra.main` runs. Idempotent."""
-    # conf/hydra/launcher/ has the plugins' own names on purpose: being checked against their schemas is welcome.
+    """Registers schema and resolvers with Hydra. Call before `hydra.main`; idempotent."""
+    # conf/hydra/launcher/ reuses the plugins' names on purpose, so that their schemas check it.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     ConfigStore.instance().store(name="schema", node=Schema)
     OmegaConf.register_new_resolver("default_benchmark", lambda: "gsm8k" if gpu_count() else "tiny", replace=True)

@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import adapters as ad
 from harness.config.job import Job
 from harness.config.keys import refuse_unknown_keys
+from harness.config.patterns import check_patterns
 from harness.config.schema import Model, Source, Tracking
 from harness.device import usable_device
 from harness.errors import BadInput, integer, number, refuse
@@ -29,6 +30,9 @@ def job_from(cfg: DictConfig) -> Job:
     refuse_unknown_keys(cfg)
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "config"
+        raise refuse(key, "missing", expected=f"{key}=<value>") from None
     except OmegaConfBaseException as error:
         raise refuse(error.full_key or "config", str(error).splitlines()[0]) from None
     assert isinstance(plain, dict)
@@ -99,6 +103,7 @@ def _adapter(c: dict[str, Any]) -> tuple[str, ad.Config, dict[str, Any]]:
             log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
             continue
         fields[field] = value
+    check_patterns(fields.get("targets"))
     try:
         return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
     except ValueError as error:
@@ -110,8 +115,8 @@ def _calibration(variant: str, adapter: ad.Config, train: dict[str, Any]) -> int
     need = ad.VARIANTS[variant].calibration(adapter)
     if train["calibrate"] and need is ad.Calibration.unused:
         log.warning("train.calibrate=true is ignored: %s reads no calibration data", variant)
-    wanted = need is ad.Calibration.required or (need is ad.Calibration.optional and train["calibrate"])
-    return examples if wanted else 0
+    reads = need is ad.Calibration.required or (need is ad.Calibration.optional and train["calibrate"])
+    return examples if reads else 0
 
 
 def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) -> tuple[float | None, str]:
@@ -134,14 +139,14 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
 
 
 def _scaled(where: str, lr: float, scale: float) -> float:
-    """lr · scale, without the last digits that a product of decimals gets wrong: 0.01 · 0.3 is 0.003."""
+    """lr · scale, rounded to 12 digits so that 0.01 · 0.3 is 0.003."""
     if scale == 1:
         return lr
     return float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")
 
 
 def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a Job that do not change its result."""
+    """The fields of a Job that do not affect its result."""
     return {
         "micro_batch": integer("train.micro_batch", c["train"]["micro_batch"], lo=1, optional=True),
         "checkpoint_every": integer("train.checkpoint_every", c["train"]["checkpoint_every"], lo=1),
@@ -160,7 +165,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(c: dict[str, Any]) -> None:
-    """Names go into run ids and choose code: each must be that of a file in conf/."""
+    """Names enter run ids and select code, so each must match a file in conf/."""
     for group in ("benchmark", "model", "quantization", "tracking"):
         options, name = sorted(p.stem for p in (CONF / group).glob("*.yaml")), c[group]["name"]
         if name not in options:
@@ -171,7 +176,7 @@ def _names(c: dict[str, Any]) -> None:
 
 def _prompt(template: str) -> str:
     if template.count("{query}") != 1:
-        raise refuse("benchmark.prompt", "no place for the question", got=template, expected="exactly one {query}")
+        raise refuse("benchmark.prompt", "lacks the question", got=template, expected="exactly one {query}")
     return template
 
 
@@ -179,7 +184,7 @@ MODES = ("offline", "online")
 
 
 def checked(tracking: Tracking) -> Tracking:
-    """Raises BadInput for an unknown mode, or one that needs a login, before anything is trained."""
+    """Raises BadInput for an unknown mode, or for `online` without a login."""
     if tracking.name == "none":
         if tracking.mode is not None:
             raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")
@@ -193,7 +198,7 @@ def checked(tracking: Tracking) -> Tracking:
 
 
 def _logged_in() -> bool:
-    """Whether wandb would find an API key: asked here, since wandb itself would prompt for one."""
+    """Whether wandb would find an API key. Checked here because wandb would prompt for one."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc

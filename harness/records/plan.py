@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from harness.config.job import Job
+from harness.config.secrets import masked
 from harness.files import write_text
 from harness.hashing import sha256
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
@@ -21,6 +22,7 @@ from harness.measure.provenance import provenance
 from harness.paths import under_root
 from harness.records.ids import RESULTS_VERSION, code_hash, engine_hash, run_id, science
 from harness.records.lock import lock
+from harness.records.progress import done_in_this_sweep
 from harness.records.record import FINAL, SCHEMA_VERSION, Record, checked
 from harness.records.store import read_record, write_record
 
@@ -67,7 +69,7 @@ def decide(plan: Plan) -> Plan:
     plan = dataclasses.replace(plan, record=record, action="run", reason="")
     if record is None or record["status"] not in FINAL:
         return _unfinished(plan)
-    if plan.job.force:
+    if plan.job.force and not done_in_this_sweep(plan.folder):
         return plan
     changed = []
     if record["science_hash"] != plan.science_hash:
@@ -128,7 +130,7 @@ def begin(plan: Plan) -> float:
         plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (plan.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     _remove_temporary(plan.folder)
-    write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(plan.job.composed))
+    write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(masked(plan.job.composed)))
     started = plan.stamps | {"earlier": earlier, "began": time.time()}
     write_text(plan.folder / "checkpoint" / "started.json", json.dumps(started))
     return earlier
@@ -146,7 +148,7 @@ def _seconds_of_session(folder: Path) -> float:
 
 def finish(plan: Plan, facts: dict[str, Any]) -> Record:
     """Writes the record last, then removes what only an unfinished run needs. Raises ValueError for no whole record."""
-    record = checked(json.loads(json.dumps(facts)))
+    record = checked(masked(json.loads(json.dumps(facts))))
     write_record(plan.folder, record)
     if record["status"] in FINAL:
         shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)

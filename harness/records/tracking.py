@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness.config.secrets import masked
 from harness.files import write_text
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Wandb:
             # With the time: a run that is repeated (force=true, changed code) is another curve, not the old one.
             write_text(mark, json.dumps({"id": f"{plan.science_hash[:8]}-{time.time_ns():x}"}))
         self.id = json.loads(mark.read_text())["id"]
-        config = job.composed | {"science": plan.science, "run_id": plan.id}
+        config = masked(job.composed | {"science": plan.science, "run_id": plan.id})
         config |= {"science_hash": plan.science_hash, "code_hash": plan.code_hash}
         self.run: Any = self._guarded(lambda: self._begin(job, plan.id, config, job.tracking.mode))
         if self.run is None and job.tracking.mode == "online":

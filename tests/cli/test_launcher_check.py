@@ -77,3 +77,14 @@ def test_joblib_starts_no_more_processes_than_there_are_gpus(
     check_launcher(words[:1], [on_gpu])
     check_launcher(words, [small_job()])
     check_launcher(words, [dataclasses.replace(on_gpu, share_gpu=True)])
+
+
+def test_slurm_needs_sbatch_and_its_jobs_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SystemExit, match=r"hydra/launcher: SLURM is not installed here \(no sbatch on PATH\), got "):
+        check_launcher(["hydra/launcher=submitit_slurm"], [])
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert not check_launcher(["hydra/launcher=submitit_slurm"], [])
+    assert check_launcher(["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"], [])
+    assert check_launcher(["seed=0,1"], [])

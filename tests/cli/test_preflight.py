@@ -21,7 +21,7 @@ from harness.config.validate import job_from
 from harness.paths import ROOT
 from harness.run import run
 from tests.conftest import training_rows
-from tests.programs import FORM
+from tests.programs import FORM, with_words
 
 
 def refusal(words: list[str]) -> str:
@@ -44,14 +44,14 @@ def snapshot(folder: Path) -> list[str]:
 
 
 KEYS = [
-    ("variant=nope", r"variant: unknown option, got 'nope'; expected one of antipasto, .*, road\."),
+    ("variant=nope", r"variant: unknown option, got 'nope'; expected one of antipasto, .*, road\. Did you mean none\?"),
     ("benchmark=nope", r"benchmark: unknown option, got 'nope'; expected one of gsm8k, tiny\."),
     ("model=nope", r"model: unknown option, got 'nope'; expected one of .*tiny\."),
-    ("quantization=2bit", r"quantization: unknown option, got '2bit'; expected one of 4bit, 8bit, none\."),
+    ("quantization=2bit", r"quantization: unknown option, got '2bit'; expected one of 4bit, .*, none\. Did .* .bit\?"),
     ("lora_rnak=3", r"lora_rnak: unknown key, got '3'\. Did you mean lora_rank\?"),
-    ("train.wramup=3", r"train.wramup: unknown key, got '3'\. Did you mean warmup\?"),
-    ("variant.alhpa=3", r"variant.alhpa: unknown key, got '3'\. Did you mean alpha\?"),
-    ("variant.lora_rank=3", r"variant.lora_rank: unknown key, got '3'\. .*"),
+    ("train.wramup=3", r"train.wramup: unknown key, got '3'\. Did you mean train\.warmup\?"),
+    ("variant.alhpa=3", r"variant.alhpa: unknown key of lora, got '3'\. Did you mean variant\.alpha\?"),
+    ("variant.lora_rank=3", r"variant.lora_rank: unknown key of lora, got '3'\. Keys: variant\.alpha, .*\."),
     ("+foo=1", r"foo: unknown key.*; expected one of alpha, .*variant\."),
     ("+train.foo=1", r"train.foo: unknown key.*; expected one of .*warmup.*\."),
     ("+variant.x=1", r"variant.x: unknown key of lora.*; expected one of alpha, .*\."),
@@ -88,7 +88,7 @@ KEYS = [
     ("train.warmup=1.5", r"train.warmup: out of range, got 1.5; expected a finite number >= 0 and <= 1\."),
     ("train.clip=0", r"train.clip: out of range, got 0.0; expected a finite number > 0\."),
     ("benchmark.valid_size=1000", r"benchmark.valid_size: larger than .*, got 1000; expected < 30\."),
-    ("benchmark.prompt=hello", r"benchmark.prompt: no place .*, got 'hello'; expected exactly one \{query\}\."),
+    ("benchmark.prompt=hello", r"benchmark.prompt: lacks the question, got 'hello'; expected exactly one \{query\}\."),
     ("benchmark.forgetting_text=nope", r"benchmark.forgetting_text: no such file, got 'nope'; expected a text file\."),
     ("model.name='../up'", r"model.name: .*, got '../up'; expected .*\."),
     ("device=tpu", r"device: unknown device, got 'tpu'; expected auto, cpu, cuda or cuda:<n>\."),
@@ -213,7 +213,7 @@ def test_runs_dir_of_somebody_else(small_job: Any, mode: int, below: str) -> Non
     [
         (["seed=0,1", "lr=1e-3,0"], r"lr: out of range, got 0; expected .*"),
         (["variant=lora,nope"], r"variant: unknown option, got 'nope'; .*"),
-        (["variant=lora,full", "variant.foo=1"], r"variant.foo: unknown key, got '1'\. .*"),
+        (["variant=lora,full", "variant.foo=1"], r"variant.foo: unknown key of lora, got '1'\. .*"),
         (["variant=lora,ia3", "rank=4,-4"], r"rank: out of range, got -4; .*"),
         (["steps=1,x"], r"steps: wrong type, got 'x'; expected an integer\."),
         (["variant=lora,full", "quantization=none,4bit"], r"quantization: full cannot train a quantized base, .*"),
@@ -255,6 +255,35 @@ def test_programs_end_with_one_line_and_a_code(words: list[str], tmp_path: Path)
     assert snapshot(tmp_path) == []
 
 
+def test_a_run_needs_no_locale_no_home_and_no_writable_working_folder(
+    overrides: list[str], tmp_path: Path, model_dir: Path
+) -> None:
+    """ASCII everywhere, umask 077, typed in /proc: it runs, and prints \\xfc for what ASCII lacks."""
+    (tmp_path / "mödel").symlink_to(model_dir)
+    words = with_words(overrides, f"model.id={tmp_path / 'mödel'}", f"runs_dir={tmp_path / 'rüns'}")
+    plain = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd="/proc",
+        env=plain | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        umask=0o077,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"r\xfcns/tiny-tiny__lora" in done.stdout
+    (folder,) = (tmp_path / "rüns").iterdir()
+    assert str(tmp_path / "mödel") in (folder / "config.yaml").read_text(encoding="utf-8")
+    assert (folder / "result.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", ["runs_dir", "cache_dir"])
+def test_a_link_to_a_folder_that_is_gone(overrides: list[str], tmp_path: Path, key: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "purged")
+    line = refusal([*(w for w in overrides if not w.startswith(key)), f"{key}={tmp_path / 'link' / 'x'}"])
+    assert line.startswith(f"{key}: a link to a folder that is gone ({tmp_path / 'purged'}), got '")
+
+
 @pytest.mark.parametrize(
     ("main", "words", "message"),
     [
@@ -268,7 +297,11 @@ def test_programs_end_with_one_line_and_a_code(words: list[str], tmp_path: Path)
         ),
         (eval_gsm8k.main, ["run=x", "limit={x"], r"limit: wrong type, got '\{x'; expected an integer\. See --help\."),
         (eval_gsm8k.main, ["run=x", "columns=a:b"], r"columns: nothing to read, got 'a:b'\. They are those of .*\."),
-        (eval_gsm8k.main, ["run={x"], r"run: no finished run of this id in runs, got '\{x'\. .*"),
+        (eval_gsm8k.main, ["run=x", "runs_dir=/nosuch"], r"runs_dir: no such folder, got '/nosuch'\."),
+        (eval_gsm8k.main, ["--run", "x"], r"--run: unknown argument, got '--run'; .* Did you mean run=…\?"),
+        (cost_report.main, ["runs_dir=/nosuch"], r"runs_dir: no such folder, got '/nosuch'\."),
+        (cost_report.main, ["publish=x", "check=true"], r"check: it changes nothing, got .*\. Leave one of them out\."),
+        (eval_gsm8k.main, ["run={x"], r"run: no finished run of this id in \S+runs, got '\{x'\. .*"),
         (cost_report.main, ["check=maybe"], r"check: wrong type, got 'maybe'; expected true or false\. See --help\."),
         (
             cost_report.main,

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from harness.cli.preflight import preflight
-from harness.inputs.base_model import load_model
+from harness.inputs.base_model import _loaded, load_model
 from harness.paths import ROOT
 from harness.records.plan import begin, plan
 from harness.records.store import read_record, read_records, write_record
-from harness.run import _loaded, run
+from harness.run import run
 from tests.conftest import run_id_of
 from tests.programs import BROKEN, records, results, train, with_words
 
@@ -33,13 +33,13 @@ def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any,
         run(job)
     folder = stale.runs_dir / run_id_of(stale)
     write_record(folder, (read_record(folder) or {}) | {"code_hash": "x"})
-    begin(plan(begun), "")
+    begin(plan(begun))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     capsys.readouterr()
     words = with_words(overrides, "variant=lora,ia3", "rank=8,9", "seed=0,1,2", "dry_run=true")
     with pytest.raises(SystemExit) as stopped:
         preflight(["-m", *words])
-    assert not stopped.value.code
+    assert stopped.value.code == 1  # a job would be refused
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 12
@@ -57,7 +57,7 @@ def test_a_dry_run_says_when_no_time_is_known(overrides: list[str], capsys: Any)
         preflight(words)
     listed, last = capsys.readouterr().out.splitlines()
     assert listed.endswith("(time unknown)")
-    assert last == "1 job: 1 to run, and 1 of unknown length: no finished run is like them"
+    assert last == "1 job: 1 to run, and 1 of unknown length: no similar run has finished"
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ def test_jobs_of_a_process_share_the_base_and_give_what_fresh_processes_give(
 ) -> None:
     loads: list[str] = []
     load = load_model
-    monkeypatch.setattr("harness.run._loaded", {})
-    monkeypatch.setattr("harness.run.load_model", lambda job: (loads.append(job.variant), load(job))[1])
+    monkeypatch.setattr("harness.inputs.base_model._loaded", {})
+    monkeypatch.setattr("harness.inputs.base_model.load_model", lambda job: (loads.append(job.variant), load(job))[1])
     variants = ["antipasto_dplr", "full", "lora"]
     together = {v: run(small_job(f"variant={v}", "rank=8", "steps=4"), in_sweep=True) for v in variants}
     assert len(loads) == 1

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from harness.cli.preflight import expand_home
+from harness.cli.words import for_hydra
 from harness.config.compose import compositions
 from harness.config.job import Job
 from harness.config.validate import job_from
@@ -416,16 +416,16 @@ def test_home_and_relative_places(small_job: Any, model_dir: Path, data_dir: Pat
     """~, the working directory and the repository root: the same contents, hence the same run."""
     expected = run_id_of(small_job())
     monkeypatch.setenv("HOME", str(data_dir.parent))
-    assert expand_home(["model.id=~/x", "runs_dir=~", "a=~b", "~seed", "a=b~/c"]) == [
+    assert for_hydra(["model.id=~/x", "runs_dir=~", "a=~b", "~seed", "a=b~/c"]) == [
         f"model.id={data_dir.parent}/x",
         f"runs_dir={data_dir.parent}",
-        "a=~b",
+        "a='~b'",  # Hydra's grammar has no ~ in a value
         "~seed",
-        "a=b~/c",
+        "a='b~/c'",
     ]
     words = [f"data.{s}.path=~/{data_dir.name}/{s}.jsonl" for s in ("train", "questions", "test")]
     words.append(f"model.id=~/{model_dir.relative_to(data_dir.parent)}")
-    assert run_id_of(small_job(*expand_home(words))) == expected
+    assert run_id_of(small_job(*for_hydra(words))) == expected
     monkeypatch.chdir(data_dir.parent)
     assert run_id_of(small_job(*[w.replace("~/", "") for w in words])) == expected
     tiny = [small_job("model.id=models/tiny").model, small_job(f"model.id={ROOT}/models/tiny").model]

@@ -1,0 +1,92 @@
+"""Hydra's and OmegaConf's errors in the project's form, with a guess at the intended key or option."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+import yaml
+from hydra.errors import MissingConfigException
+
+from adapters import problem
+from harness.config.schema import Schema
+from harness.paths import CONF
+
+TYPES = {
+    "Integer": "an integer",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "bool": "true or false",
+    "String": "a text",
+}
+
+
+def one_line(error: Exception, overrides: list[str]) -> str:
+    """An error of Hydra or OmegaConf as one line about the command line."""
+    if isinstance(error, AssertionError | AttributeError):  # Hydra's own, when an override meets null
+        return problem("command line", "Hydra cannot apply these overrides", got=" ".join(overrides))
+    text = f"{error}\n{error.__cause__ or ''}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        expected, remedy = f"one of {', '.join(options)}", did_you_mean(near(option, options))
+        return problem(group or "config", "unknown option", got=option, expected=expected, remedy=remedy)
+    named = re.search(r"Could not (?:override|append to config)\s+'([^']+)'|Key '([^']+)' (?:is )?not in", text)
+    full = re.search(r"full_key: (\S+)", text)
+    key = full[1] if full else (named[1] or named[2]) if named else None
+    by_key = {o.lstrip("+~").split("=", 1)[0]: o.split("=", 1)[1] for o in overrides if "=" in o}
+    shown = {"got": by_key[key]} if key in by_key else {}
+    wrong_type = re.search(r"could not be converted to (\w+)|is not a valid (\w+)|Cannot convert", text)
+    if key and wrong_type:
+        expected = TYPES.get(wrong_type[1] or wrong_type[2] or "", "another type")
+        return problem(key, "wrong type", **shown, expected=expected)
+    if key and named:
+        variant = by_key.get("variant", _default_variant())
+        inside = sorted(_variant_keys(variant)) if key.startswith("variant.") else []
+        keys = inside or [*_schema_keys(Schema), *_variant_keys(variant)]
+        what = f"unknown key of {variant}" if inside else "unknown key"
+        remedy = did_you_mean(near(key, keys)) or (f"Keys: {', '.join(inside)}." if inside else "See --help.")
+        return problem(key, what, **shown, remedy=remedy)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return problem("command line", lines[0].rstrip("."), remedy="Overrides look like key=value; see --help.")
+
+
+def near(word: str, known: list[str]) -> str:
+    """The one of `known` that was probably meant, or "": other case, same last part, a beginning, a slip."""
+    parent, _, last = word.lower().rpartition(".")
+    lasts = {k.rpartition(".")[2].lower(): k for k in reversed(known)}
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    starts = [k for k in known if last and k.startswith(word.lower())]
+    exact = [k for k in known if k.lower() == word.lower()] or [lasts[n] for n in (last,) if n in lasts]
+    for names in (beside, lasts):
+        if not exact and len(starts) != 1:
+            alike = difflib.get_close_matches(last, list(names))
+            exact = [names[n] for n in sorted(alike, key=lambda n: sorted(n) != sorted(last))]  # letters swapped first
+    return next(iter([*exact, *starts[:1]]), "")
+
+
+def did_you_mean(option: str) -> str:
+    return f"Did you mean {option}?" if option else ""
+
+
+def _schema_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Every key that a user may set, dotted."""
+    kinds = get_type_hints(schema)
+    for f in fields(schema):
+        yield prefix + f.name
+        if is_dataclass(kinds[f.name]):
+            yield from _schema_keys(kinds[f.name], f"{prefix}{f.name}.")
+
+
+def _default_variant() -> str:
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return str(next(d["variant"] for d in defaults if "variant" in d))
+
+
+def _variant_keys(variant: str) -> list[str]:
+    path = CONF / "variant" / f"{variant}.yaml"
+    keys = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [f"variant.{k}" for k in keys if k not in ("name", "defaults_by_benchmark")]
