@@ -70,7 +70,7 @@ def rewrite(folder, **fields):
 def form_of(handle):
     """The variant whose PEFT kind this adapter is written in, or None where PEFT has no form for it."""
     name = handle.variant.name
-    if name in KINDS and KINDS[name].can_write(handle.cfg):
+    if name in KINDS and KINDS[name].can_write(handle.sites):
         return name
     linear = all(site.factors() is not None for site in handle.sites.values())
     return next(n for n, kind in KINDS.items() if kind is PLAIN_LORA) if linear else None
