@@ -9,7 +9,7 @@ import torch
 from tests.dense import Dense, Layer, scale
 
 COUNT = 4_587_520
-SETTINGS: list[dict[str, Any]] = [{"k": 4, "alpha": 6}, {"k": 1, "scaling": "rslora"}]
+SETTINGS: list[dict[str, Any]] = [{"k": 4, "alpha": 6}, {"k": 1, "scaling": "rslora", "alpha": 6}]
 PEFT = {
     "gralora": ("GraloraConfig", {"r": 4, "alpha": 6, "gralora_dropout": 0.1}),
     "gralora 4": ("GraloraConfig", {"r": 8, "gralora_k": 4}),

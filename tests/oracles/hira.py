@@ -11,7 +11,7 @@ from tests.dense import Dense, Layer
 COUNT = 4_587_520
 PEFT = {
     "hira": ("HiraConfig", {"r": 4, "hira_dropout": 0.1}),
-    "hira patterns": ("HiraConfig", {"r": 4, "rank_pattern": {"v_proj": 2}}),
+    "hira regex": ("HiraConfig", {"r": 2, "target_modules": r".*\.0\..*(q|up)_proj", "init_weights": "gaussian"}),
 }
 TWINS = {"hira": ({}, "HiraConfig", {"r": 8})}
 
