@@ -15,6 +15,7 @@ Refs: section 3. Layers of one shape share their positions, as with PEFT's `rand
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class SHiRAConfig(Config):
     """r: the layer's n is r(o + i), at most o·i. mask_seed: of the positions; None: they come from a file."""
 
     r: int = bounded(32, lo=1)
-    mask_seed: int | None = bounded(0, lo=0, hi=WORD)
+    mask_seed: int | None = bounded(0, lo=0, hi=WORD - 1)
 
 
 class SHiRA(Variant):
@@ -67,17 +68,20 @@ class SHiRA(Variant):
         return y + F.linear(x, self.cached(f"sparse {x.dtype}", lambda: self.sparse(values)))
 
 
+@lru_cache(maxsize=4)  # a model has few shapes
 def positions(seed: int, n: int, size: int) -> Int[Tensor, " n"]:
     """The n of 0 … size − 1, ascending, that have the smallest keys; the same on every machine.
 
-    The key of p is mixed(mixed(p) ^ mixed(seed + 1)): distinct for distinct p, so there are no ties. size ≤ 2³².
+    The key of p is mixed(p ^ mixed(seed + 1)): distinct for distinct p, so there are no ties. size ≤ 2³².
     """
-    keys = mixed(mixed(torch.arange(size)) ^ mixed(torch.tensor(seed + 1)))
+    keys = mixed(torch.arange(size) ^ mixed(torch.tensor(seed + 1)))
     return (keys <= keys.kthvalue(n).values).nonzero().squeeze(1)
 
 
 def mixed(h: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     """MurmurHash3's 32-bit finalizer (Appleby 2011, public domain), a bijection on 0 … 2³² − 1."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        h = (h ^ (h >> shift)) * factor & WORD  # products wrap at 2⁶⁴, which leaves their low 32 bits right
-    return h
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = h ^ (h >> shift)
+        h *= factor  # wraps at 2⁶⁴, which leaves the low 32 bits right
+        h &= WORD
+    return h ^ (h >> 16)

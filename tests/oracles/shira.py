@@ -25,7 +25,7 @@ def finalized(h: int) -> int:
 def dense(L: Layer) -> Dense:
     o, i = L.W.shape
     seed = finalized(L.cfg.mask_seed + 1)
-    keys = {p: finalized(finalized(p) ^ seed) for p in range(o * i)}
+    keys = {p: finalized(p ^ seed) for p in range(o * i)}
     places = sorted(sorted(keys, key=keys.__getitem__)[: L.cfg.r * (o + i)])
     S = torch.zeros(o, i, dtype=L.W.dtype)
     rows, columns = torch.tensor([divmod(p, i) for p in places]).T
