@@ -7,8 +7,8 @@ W is cut into k × k blocks, and each has a LoRA of rank r/k: LoRA's number of p
 Identity at t=0: every B_ba = 0, so the added term is exactly 0.
 Deviates from paper: no Hybrid GraLoRA, which adds a plain LoRA; no dropout. scaling=rslora (alpha/√r, arXiv 2312.03732)
     is not in the paper.
-Refs: section 3; k = 2 up to rank 32, 4 from rank 64 on. A is kaiming-uniform with a=√5 over a block's i/k inputs, as
-    in PEFT: U(±√(k/i)). The layout is PEFT's: lora_A[a] (i/k, r) holds A_a1ᵀ … A_akᵀ side by side, lora_B[b] (r, o/k)
+Refs: PEFT advises k = 2 up to rank 32 and 4 from 64 on. A is kaiming-uniform with a=√5 over a block's i/k inputs, as
+    there: U(±√(k/i)). The layout is PEFT's too: lora_A[a] (i/k, r) holds A_a1ᵀ … A_akᵀ side by side, lora_B[b] (r, o/k)
     holds B_b1ᵀ … B_bkᵀ one below the other.
 """
 

@@ -2,15 +2,15 @@
 
     W' = W + W∘(BA):   y' = y + (W∘BA)x,   A (r, i), B (o, r)
 
-The element-wise product with W, which has full rank, makes ΔW one of high rank, for the parameters of LoRA.
+The rank of a product by elements can reach the product of both ranks: ΔW has a high rank, for LoRA's parameters.
 
 Identity at t=0: B = 0, so W∘BA and the added term are exactly 0.
-Deviates from paper: A is kaiming-uniform with a=√5 (U(±1/√i)), as LoRA's and as in PEFT. No scale, as in the paper and
-    in PEFT: entries of W are small, so learning rates are larger than LoRA's (PEFT's comparison: 4.5e-3). No dropout.
-    W is the dense weight of the layer: of a quantized one what its codes stand for.
-Refs: section 3. W∘BA has no thin factors: each layer builds it, (o, i) in the activations' dtype, in the forward pass
-    and again in the backward pass, and drops it; for a quantized layer also W in fp32. In a `frozen()` block one such
-    matrix stays for each adapted layer: as many bytes as those layers have in the activations' dtype.
+Deviates from paper: A is kaiming-uniform with a=√5 (U(±1/√i)), as LoRA's and as in PEFT. No dropout. W is the dense
+    weight of the layer: of a quantized one, what its codes stand for, as in PEFT.
+Refs: neither paper nor PEFT has a scale; entries of W are small, so learning rates are larger than LoRA's (4.5e-3 in
+    PEFT's comparison). W∘BA has no thin factors: a layer builds it, (o, i) in the activations' dtype, in the forward
+    pass and again in the backward pass, and drops it; if quantized, also W in fp32. In a `frozen()` block one such
+    matrix stays for each adapted layer: the bytes those layers would have unquantized.
 """
 
 from __future__ import annotations

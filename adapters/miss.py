@@ -8,7 +8,7 @@ n mod m.
 
 Identity at t=0: D = 0, so the added term is exactly 0.
 Deviates from paper: neither Bat, whose update also depends on W, nor dropout. `mini` is PEFT's init_weights="mini".
-Refs: eq. 6; the shards' layout is PEFT's. There is one factor only, hence no scale and no random start.
+Refs: the shards' layout is PEFT's. There is one factor only, hence no scale and no random start.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Identity at t=0: the values are 0, so the added term is exactly 0.
 Deviates from paper: the paper's SHiRA-Rand; none of its masks that rank weights or gradients. n is LoRA's number of
     parameters, as in PEFT, and at most o·i; the paper takes 1–2 % of the weights. PEFT draws positions with
     torch.randperm, which no release of torch has to repeat; here an integer hash decides (`positions`).
-Refs: section 3. Layers of one shape share their positions, as with PEFT's `random_seed`. Positions are no part of a
+Refs: layers of one shape share their positions, as with PEFT's `random_seed`. Positions are no part of a
     checkpoint but for adapters from PEFT's files, which have their own: mask_seed None. S is built dense, (o, i) in the
     activations' dtype, in the forward pass and again in the backward pass, whose gradient of it is dense too; in a
     `frozen()` block one S stays for each adapted layer.
@@ -74,7 +74,7 @@ def positions(seed: int, n: int, size: int) -> Int[Tensor, " n"]:
 
     The key of p is mixed(p ^ mixed(seed + 1)): distinct for distinct p, so there are no ties. size ≤ 2³².
     """
-    keys = mixed(torch.arange(size) ^ mixed(torch.tensor(seed + 1)))
+    keys = mixed(torch.arange(size, device="cpu") ^ mixed(torch.tensor(seed + 1, device="cpu")))
     return (keys <= keys.kthvalue(n).values).nonzero().squeeze(1)
 
 
