@@ -57,7 +57,7 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
         raise AdapterError(problem(name, "no adapter to export", remedy="Use the model's own save_pretrained."))
     kind = KINDS.get(name, PLAIN_LORA)
     transposed = any(is_conv1d(site.layer) for site in handle.sites.values())
-    kind = kind if kind.can_write(handle.cfg) and (kind.on_conv1d or not transposed) else PLAIN_LORA
+    kind = kind if kind.can_write(handle.sites) and (kind.on_conv1d or not transposed) else PLAIN_LORA
     layers = kind.write({n: _in_fp64(site) for n, site in handle.sites.items()})
     tensors = {_key(n, k): _as_stored(t) for n, ts in layers.items() for k, t in ts.items()}
     for key, t in tensors.items():

@@ -39,7 +39,7 @@ class Kind:
     write: sites by layer name → tensors by layer name, those of the file under the name FILE.
     fields: our config, ranks by layer name, target_modules → fields besides the common ones.
     on_conv1d: whether PEFT's layer of this kind works on GPT-2's Conv1D.
-    can_write: False where PEFT has no form for this config: it is written as plain LoRA, if linear.
+    can_write: sites by layer name → False where PEFT has no form for them: they are written as plain LoRA, if linear.
 
     Import
     settings: the file's config → fields of our config. Raises AdapterError on a value that is not supported.
@@ -65,7 +65,7 @@ class Kind:
     of_file: str | None = None
     reads: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
-    can_write: Callable[[Any], bool] = lambda cfg: True
+    can_write: Callable[[Mapping[str, Any]], bool] = lambda sites: True
     fits: Callable[[Tensors], bool] = lambda tensors: True
     rank: Callable[[Tensors], int] | None = None
     spread: Callable[[dict[str, Tensors], Tensors, Fields], dict[str, Tensors]] = _all_tensors_to_each_layer

@@ -70,7 +70,7 @@ def rewrite(folder, **fields):
 def form_of(handle):
     """The variant whose PEFT kind this adapter is written in, or None where PEFT has no form for it."""
     name = handle.variant.name
-    if name in KINDS and KINDS[name].can_write(handle.cfg):
+    if name in KINDS and KINDS[name].can_write(handle.sites):
         return name
     linear = all(site.factors() is not None for site in handle.sites.values())
     return next(n for n, kind in KINDS.items() if kind is PLAIN_LORA) if linear else None
@@ -89,6 +89,7 @@ def skip_without_form(handle, folder):
 def through_peft(make, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT warns of missing and of unexpected tensors
+        warnings.filterwarnings("ignore", "Sparse invariant checks")  # torch does of SHiRA's sparse tensors
         return logits(peft.PeftModel.from_pretrained(make(), folder))
 
 
@@ -139,7 +140,7 @@ def test_peft_computes_the_same_and_so_does_the_import(make, name, settings, tmp
     ad.export_peft(again, tmp_path / "second")
     for key, t in load_file(tmp_path / "second" / "adapter_model.safetensors").items():
         first = load_file(tmp_path / "adapter_model.safetensors")[key]
-        assert error(t, first) < ROUNDING, key
+        assert error(t.double(), first.double()) < ROUNDING, key  # indices too
 
 
 def test_ranks_are_the_smallest_exact_ones(tmp_path):

@@ -83,9 +83,9 @@ def test_a_conv1d_called_by_keyword():
             assert torch.equal(layer["c_attn"](x=x), layer["c_attn"](x))
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "ia3_ff", "delora", "pissa"])
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "ia3_ff", "delora", "pissa", "hira", "miss", "gralora"])
 def test_peft_computes_the_same_on_conv1d(name, tmp_path):
-    """DeLoRA, which PEFT has for nn.Linear only, goes out as LoRA; HRA and RoAd, which are not low-rank, do not."""
+    """DeLoRA and MiSS, which PEFT has for nn.Linear only, go out as LoRA; HRA, RoAd and SHiRA, not low-rank, do not."""
     import peft
 
     cfg = small(name, targets="mlp" if name == "ia3_ff" else "attn")
@@ -99,7 +99,7 @@ def test_peft_computes_the_same_on_conv1d(name, tmp_path):
         ad.import_peft(again, tmp_path)
         assert torch.allclose(theirs, expected, atol=2e-5)
         assert torch.allclose(again(IDS).logits, expected, atol=2e-5)
-    for other in ("hra", "road"):
+    for other in ("hra", "road", "shira"):
         model = gpt2()
         ad.attach(model, small(other, targets="attn"))
         with pytest.raises(ad.AdapterError, match=f"{other}: .*cannot be exported"):
