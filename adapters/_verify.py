@@ -89,7 +89,7 @@ def check_bases(where: str, file: Checkpoint, layers: dict[str, Layer], strict: 
     """Whether each layer's weight is the file's: `same`, `uncast`, `other`; raises where that is not acceptable."""
     kinds = {n: _base_kind(dense_weight(m), file.layers[n]) for n, m in layers.items()}
     others = [n for n, kind in kinds.items() if kind == "other"]
-    computed = file.variant.basis is not Variant.basis and not file.whole_basis
+    computed = _basis_of_weight(file)
     if others and (strict or computed):
         remedy = f"It was trained on {file.base_model or 'another model'}; load it there"
         remedy += "." if computed else ", or pass strict=False to accept another base."
@@ -99,6 +99,12 @@ def check_bases(where: str, file: Checkpoint, layers: dict[str, Layer], strict: 
     if others:
         log.warning("%s: base weights differ in %d of %d layers (strict=False)", where, len(others), len(layers))
     return kinds
+
+
+def _basis_of_weight(file: Checkpoint) -> bool:
+    """Whether some frozen tensor has to be computed from the weight."""
+    variant = file.variant
+    return variant.basis is not Variant.basis and variant.basis_reads_weight and not file.whole_basis
 
 
 def _base_kind(weight: Tensor, record: dict[str, Any]) -> str:
@@ -129,7 +135,7 @@ def check_function(where: str, file: Checkpoint, name: str, site: Variant, *, ot
     record, weight = file.layers[name], dense_weight(site.layer)
     try:
         probes, norm = bilinear_probes(site, weight)
-        comparable = not other_base or (site.factors() is not None and (file.whole_basis or not basis_of(site)))
+        comparable = not other_base or (site.factors() is not None and not _basis_of_weight(file))
     except (RuntimeError, AttributeError) as misfit:
         raise AdapterError(problem(where, f"the basis of layer {name} does not fit ({misfit})")) from None
     recorded = torch.tensor(record["probes"], dtype=torch.float64, device=probes.device)

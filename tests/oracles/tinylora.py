@@ -1,0 +1,14 @@
+"""TinyLoRA (arXiv 2602.04118), eq. of section 4. COUNT: u=64, as in PEFT's comparison (56 layers too)."""
+
+from __future__ import annotations
+
+from tests.dense import Dense, Layer, plain
+
+COUNT = 3_584
+SETTINGS = [{"r": 2, "u": 3, "seed": 5}]
+
+
+def dense(L: Layer) -> Dense:
+    U, S, Vh = plain(L, calibrated=False)
+    core = sum(v * P for v, P in zip(L.t["lora_v"], L.frozen["basis_P"], strict=True))
+    return L.W + (U * S) @ core @ Vh, L.b
