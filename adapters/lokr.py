@@ -56,9 +56,15 @@ class LoKr(Variant):
         for name in self.parameters().keys() - {"lora_B", "lora_D"}:
             nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5), generator=generator)
 
+    def product(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """s·C, and D or A and B, in `dtype`."""
+        C = self.scale * self.lora_C.to(wide(dtype))
+        names = ("lora_D",) if hasattr(self, "lora_D") else ("lora_A", "lora_B")
+        return C.to(dtype), *(getattr(self, name).to(dtype) for name in names)
+
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        X = torch.unflatten(x, -1, (self.lora_C.shape[1], -1))  # (*B, m, n)
-        for name in ("lora_D",) if "lora_D" in self.parameters() else ("lora_A", "lora_B"):
-            X = F.linear(X, getattr(self, name).to(x.dtype))  # at last (*B, m, k)
-        C = (self.scale * self.lora_C.to(wide(x.dtype))).to(x.dtype)
+        C, *D = self.cached(f"product {x.dtype}", lambda: self.product(x.dtype))
+        X = torch.unflatten(x, -1, (C.shape[1], -1))  # (*B, m, n)
+        for factor in D:
+            X = F.linear(X, factor)  # at last (*B, m, k)
         return y + torch.einsum("lm,...mk->...lk", C, X).flatten(-2)

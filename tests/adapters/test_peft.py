@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import adapters as ad
-from tests.toy import attached, generic, tokens, toy
+from tests.oracles import oracle
+from tests.toy import HAS_SITES, attached, generic, tokens, toy
 
 peft = pytest.importorskip("peft")
 R, ALPHA = 8, 12.0
@@ -82,6 +83,11 @@ KINDS = {
     "ia3_ff": ("ia3_ff", {}, peft.IA3Config(**FEED_FORWARD), gate_of),
     "hra": ("hra", {}, peft.HRAConfig(r=R, target_modules=QV), hra_of),
 } | {f"road_{kind}": road(kind) for kind in (1, 2, 4)}
+KINDS |= {  # and what tests/oracles/ lists
+    label: (name, settings, getattr(peft, config)(**{"target_modules": QV} | fields), oracle(name, "pairs"))
+    for name in HAS_SITES
+    for label, (settings, config, fields) in oracle(name, "SAME", {}).items()
+}
 
 
 def error(got, expected):

@@ -7,7 +7,7 @@ import torch
 from tests.dense import Dense, Layer, scale
 
 COUNT = 28 * (2 * 4 * 4 + 32 * (512 + 256) + 32 * (256 + 256))
-SETTINGS = [{"r": 1}, {"r": 2, "factor": 3, "scaling": "rslora"}, {"factor": None}]
+SETTINGS = [{"r": 1}, {"r": 2, "factor": 3, "alpha": 4.0, "scaling": "rslora"}, {"factor": None}]
 PEFT = {
     "lokr": ("LoKrConfig", {"r": 4, "alpha": 6, "init_weights": "lycoris"}),
     "lokr low-rank": ("LoKrConfig", {"r": 2, "alpha": 6, "decompose_factor": 2}),
@@ -16,6 +16,16 @@ PEFT = {
         {"r": 2, "decompose_factor": 2, "rank_pattern": {"v_proj": 3}, "alpha_pattern": {"q_proj": 5}},
     ),
 }
+SAME = {
+    "lokr": ({"r": 8, "alpha": 12.0}, "LoKrConfig", {"r": 8, "alpha": 12.0, "decompose_factor": 4}),
+    "lokr low-rank": ({"r": 2, "alpha": 3.0, "factor": 3}, "LoKrConfig", {"r": 2, "alpha": 3.0, "decompose_factor": 3}),
+    "lokr square": ({"r": 1, "alpha": 1.0, "factor": None}, "LoKrConfig", {"r": 1, "alpha": 1.0}),
+}
+
+
+def pairs(site, layer):
+    theirs = {"lora_C": "lokr_w1", "lora_D": "lokr_w2", "lora_B": "lokr_w2_a", "lora_A": "lokr_w2_b"}
+    return {k: (getattr(layer, theirs[k])["default"], lambda t: t, lambda g: g) for k in site.parameters()}
 
 
 def dense(L: Layer) -> Dense:

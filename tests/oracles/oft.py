@@ -14,6 +14,17 @@ PEFT = {
     "oft series": ("OFTConfig", {"oft_block_size": 8}),
     "oft shared": ("OFTConfig", {"oft_block_size": 4, "num_cayley_neumann_terms": 7, "block_share": True}),
 }
+EXACT, SERIES = {"oft_block_size": 4, "use_cayley_neumann": False}, {"oft_block_size": 8, "num_cayley_neumann_terms": 6}
+SAME = {
+    "oft": ({}, "OFTConfig", EXACT),
+    "oft shared": ({"share": True}, "OFTConfig", EXACT | {"block_share": True}),
+    "oft series": ({"block": 8, "terms": 6}, "OFTConfig", SERIES),
+}
+
+
+def pairs(site, layer):
+    sign = 1 if site.cfg.terms is None else -1
+    return {"lora_skew": (layer.oft_R["default"].weight, lambda t: sign * t, lambda g: sign * g)}
 
 
 def dense(L: Layer) -> Dense:

@@ -6,6 +6,14 @@ from tests.dense import Dense, Layer, plain
 
 COUNT = 3_584
 SETTINGS = [{"r": 2, "u": 3, "seed": 5}]
+SAME = {"tinylora": ({"r": 4, "u": 5}, "TinyLoraConfig", {"r": 4, "u": 5})}
+
+
+def pairs(site, layer):
+    for theirs, ours in (("A", site.basis_Vh), ("B", site.basis_U), ("P", site.basis_P)):
+        getattr(layer, f"tinylora_{theirs}")["default"] = ours.clone()
+    v = layer.tinylora_v["default"][layer._tinylora_v_key["default"]]
+    return {"lora_v": (v, lambda t: t, lambda g: g)}
 
 
 def dense(L: Layer) -> Dense:

@@ -9,6 +9,14 @@ from tests.dense import Dense, Layer
 COUNT = 28 * (2048 + 1024 + 2 * 256)
 SETTINGS = [{"seed": 3, "d_initial": -0.2}]
 PEFT = {"vera": ("VeraConfig", {"r": 4}), "vera seed": ("VeraConfig", {"r": 24, "projection_prng_key": 5})}
+SAME = {"vera": ({"r": 8}, "VeraConfig", {"r": 8})}
+
+
+@torch.no_grad()
+def pairs(site, layer):
+    layer.vera_A["default"][:, : site.i] = site.basis_A
+    layer.vera_B["default"][: site.o] = site.basis_Bt.T
+    return {f"lora_{k}": (getattr(layer, f"vera_lambda_{k}")["default"], lambda t: t, lambda g: g) for k in "bd"}
 
 
 def drawn(r: int, n: int, first: int, fan_in: int) -> torch.Tensor:
