@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapters._contract import Config, Scaling, Shape, Variant, bounded, wide
+from adapters._contract import Config, Scaling, Shape, Variant, bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,13 @@ class LoKr(Variant):
             nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5), generator=generator)
 
     def product(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """s·C, and D or A and B, in `dtype`."""
-        C = self.scale * self.lora_C.to(wide(dtype))
-        names = ("lora_D",) if hasattr(self, "lora_D") else ("lora_A", "lora_B")
-        return C.to(dtype), *(getattr(self, name).to(dtype) for name in names)
+        """C, and D or A and B, in `dtype`."""
+        names = ("lora_C", "lora_D") if hasattr(self, "lora_D") else ("lora_C", "lora_A", "lora_B")
+        return tuple(getattr(self, name).to(dtype) for name in names)
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        C, *D = self.cached(f"product {x.dtype}", lambda: self.product(x.dtype))
-        X = torch.unflatten(x, -1, (C.shape[1], -1))  # (*B, m, n)
-        for factor in D:
-            X = F.linear(X, factor)  # at last (*B, m, k)
-        return y + torch.einsum("lm,...mk->...lk", C, X).flatten(-2)
+        C, D, *B = self.cached(f"product {x.dtype}", lambda: self.product(x.dtype))
+        X = F.linear(x.reshape(-1, C.shape[1], D.shape[1]), D)  # (t, m, r or k), t the tokens of *B
+        X = torch.bmm(C.expand(len(X), -1, -1), X)  # (t, l, r or k); in the narrow middle of BA, and in y's layout
+        change = F.linear(X, *B) if B else X  # (t, l, k)
+        return torch.add(y, change.reshape(y.shape), alpha=self.scale)

@@ -69,10 +69,11 @@ class VeRA(Variant):
         return {"basis_A": A, "basis_Bt": random_rows(r, self.o, (seed << 16) + 1, math.sqrt(6 / r))}
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
+        """P = Λ_b B Λ_d, in the wider of fp32 and the parameters' dtype: B times the outer product of b and d; Q = A."""
         dtype = wide(self.lora_b.dtype)
-        b, d = self.lora_b.to(dtype), self.lora_d.to(dtype)
-        return (b * self.basis_Bt).T, d[:, None] * self.basis_A
+        outer = self.lora_d.to(dtype)[:, None] @ self.lora_b.to(dtype)[None]  # (r, o); a matmul: so are its gradients
+        return (self.basis_Bt * outer).T, self.basis_A
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        b, d, A, Bt = (t.to(x.dtype) for t in (self.lora_b, self.lora_d, self.basis_A, self.basis_Bt))
-        return torch.addcmul(y, b, (d * F.linear(x, A)) @ Bt)
+        P, A = self.factors()
+        return y + F.linear(F.linear(x, A.to(x.dtype)), P.to(x.dtype))
