@@ -170,7 +170,7 @@ def _fill(where: str, file: Checkpoint, handle: Attachment) -> None:
         places = named_parameters(handle.model) | {n: getattr(*b) for n, b in handle.base.buffers.items()}
         for name, tensor in file.tensors.items():
             places[name].copy_(tensor)
-    for name, site in handle.sites.items():
+    for name, site in ((n, s) for n, s in handle.sites.items() if s.owner is s):
         tensors = {key: file.tensors[f"{name}.{key}"] for key in site.parameters()}
         if file.tensors_version != site.tensors_version:
             try:

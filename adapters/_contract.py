@@ -151,6 +151,7 @@ class Variant:
     def __init__(self, layer: Layer, cfg: Any, o: int, i: int) -> None:
         self.layer, self.cfg, self.o, self.i = layer, cfg, o, i
         self.coeff: float = getattr(cfg, "coeff", 1.0)
+        self.owner: Variant = self  # the site whose trainable tensors these are: the first of the tied ones
         self.called = False  # whether a forward pass has reached the layer
         self.enabled = True  # False in a `disabled()` block
         self.cache: Cache | None = None  # there in a `frozen()` block only
@@ -181,6 +182,11 @@ class Variant:
         cfgs and shapes (o, i): by module name, ranks already no larger than the layer allows.
         """
         return cfgs
+
+    @classmethod
+    def tied(cls, cfg: Any) -> int | None:
+        """Layers whose configs give the same number share one set of trainable tensors; None: a layer has its own."""
+        return None
 
     def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
         """Fills the trainable tensors that do not start at zero.

@@ -47,10 +47,14 @@ def build(
         undo.append(partial(remove_attribute, layer, key))
     # Initial values are drawn on the CPU, so that every device starts from the same ones.
     for key, shape in site.shapes(site.cfg, site.o, site.i).items():
-        layer.register_parameter(key, nn.Parameter(torch.zeros(shape, dtype=DTYPES[site.cfg.dtype])))
+        own = site.owner is site
+        p = nn.Parameter(torch.zeros(shape, dtype=DTYPES[site.cfg.dtype])) if own else getattr(site.owner.layer, key)
+        layer.register_parameter(key, p)
         undo.append(partial(remove_attribute, layer, key))
     setattr(layer, "_apply", CastGuard(site))  # noqa: B010
     undo.append(partial(remove_attribute, layer, "_apply"))
+    if site.owner is not site:
+        return
     site.init(generator, moment)
     for p in site.parameters().values():
         p.data = p.data.to(device)

@@ -15,7 +15,7 @@ from adapters._errors import AdapterError, problem
 from adapters._format import Checkpoint
 from adapters._hooks import Restored
 from adapters._probes import bilinear_probes
-from adapters._registry import layer_config
+from adapters._registry import layer_config, owners_of
 from adapters._site import basis_dtype, basis_of
 from adapters._weights import Layer, dense_weight, layer_shape, values_sha256
 from adapters._wrappers import named_parameters
@@ -66,13 +66,13 @@ def check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Rest
         if not torch.isfinite(tensor).all():
             raise AdapterError(problem(where, f"NaN or Inf in {name}"))
     cfgs: dict[str, Any] = {}
-    expected: Expected = {}
+    expected: dict[str, Expected] = {}
     everywhere = {k for basis in bases.values() for k in basis} if file.whole_basis else set()
     for name, layer in layers.items():
         o, i = layer_shape(layer)
         cfg, shapes = _layer_config(where, file, name, o, i)
         cfgs[name] = cfg
-        expected |= {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in shapes.items()}
+        expected[name] = {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in shapes.items()}
         needed = file.variant.stored_basis(cfg, file.calibration_sha256 is not None, o, i)
         stored = {k: tuple(t.shape) for k, t in bases.get(name, {}).items()}
         for key, shape in needed.items():
@@ -81,7 +81,8 @@ def check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Rest
         for key in sorted(stored.keys() ^ (needed.keys() | everywhere)):
             what = f"{'unknown' if key in stored else 'missing'} tensor {name}.{key}"
             raise AdapterError(problem(where, what, remedy="Save it again."))
-    _check_tensors(where, trained, expected)
+    owners = set(owners_of(file.variant, cfgs).values())
+    _check_tensors(where, trained, {k: e for name in owners for k, e in expected[name].items()})
     return Restored(cfgs, bases, file.calibration_sha256)
 
 

@@ -1,11 +1,11 @@
 """TinyLoRA: Learning to Reason in 13 Parameters (2026, arXiv 2602.04118).
 
     W ≈ U·diag(S)·Vh (top r) frozen;   y' = y + U(S∘R(Vh x)),   R = Σⱼ vⱼPⱼ (r, r),   v (u,) trains
-    P (u, r, r) frozen and random, another one for every layer
+    P (u, r, r) frozen and random, another one for every layer; `tie` neighbouring layers share one v
 
 Identity at t=0: v = 0, so the added term is exactly 0.
 Deviates from paper: Pⱼ is uniform with variance 1/r (the paper says random; PEFT: Gaussian of that variance), drawn on
-    the CPU from seed + the layer's place among the adapted ones: every machine draws the same bits, and no checkpoint
+    the CPU from 2¹⁶·seed + the layer's place among the adapted ones: every machine draws the same bits, and no checkpoint
     holds P. PEFT's A = √S∘Vh and B = U∘√S give U√S R √S Vh: the paper's U S R Vh is followed here.
 Refs: section 4 of the paper; r = 2 as there. u > r² does not widen what R can be: it only quickens its steps.
 """
@@ -28,11 +28,12 @@ from adapters._contract import Config, Shape, Variant, bounded, wide
 
 @dataclass(frozen=True, kw_only=True)
 class TinyLoRAConfig(Config):
-    """r: singular directions mixed. u: trained numbers per layer. seed: of the first layer's P."""
+    """r: singular directions mixed. u: trained numbers per v. tie: layers per v. seed: of P; a layer's own one is larger."""
 
     r: int = bounded(2, lo=1)
     u: int = bounded(64, lo=1)
-    seed: int = bounded(0, lo=0, hi=(1 << 31) - 1)
+    tie: int = bounded(1, lo=1)
+    seed: int = bounded(0, lo=0, hi=(1 << 32) - 1)
 
 
 class TinyLoRA(Variant):
@@ -44,7 +45,11 @@ class TinyLoRA(Variant):
     def distribute(
         cls, cfgs: dict[str, Any], shapes: Mapping[str, tuple[int, int]], moments: Any
     ) -> dict[str, Any]:
-        return {name: replace(cfg, seed=cfg.seed + n) for n, (name, cfg) in enumerate(cfgs.items())}
+        return {name: replace(cfg, seed=(cfg.seed << 16) + n) for n, (name, cfg) in enumerate(cfgs.items())}
+
+    @classmethod
+    def tied(cls, cfg: TinyLoRAConfig) -> int | None:
+        return None if cfg.tie == 1 else cfg.seed % (1 << 16) // cfg.tie
 
     @classmethod
     def shapes(cls, cfg: TinyLoRAConfig, o: int, i: int) -> dict[str, Shape]:
@@ -60,7 +65,7 @@ class TinyLoRA(Variant):
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         """P = U·diag(S)·R, in the wider of fp32 and the parameters' dtype; Q = Vh."""
         dtype = wide(self.lora_v.dtype)
-        core = self.lora_v.to(dtype) @ self.basis_P.to(dtype).flatten(1)  # (r·r,)
+        core = self.lora_v.to(self.basis_P.device, dtype) @ self.basis_P.to(dtype).flatten(1)  # (r·r,)
         return self.basis_U.to(dtype) @ core.view(self.cfg.r, -1), self.basis_Vh
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:

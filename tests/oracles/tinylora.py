@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.dense import Dense, Layer, plain
 
 COUNT = 3_584
-SETTINGS = [{"r": 2, "u": 3, "seed": 5}]
+SETTINGS = [{"r": 2, "u": 3, "seed": 5}, {"tie": 3}]
 SAME = {"tinylora": ({"r": 4, "u": 5}, "TinyLoraConfig", {"r": 4, "u": 5})}
 
 
