@@ -51,7 +51,7 @@ def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
     for name, site in handle.sites.items():
         needed = site.stored_basis(site.cfg, handle.calibration_sha256 is not None, site.o, site.i).keys()
         frozen = basis_of(site)
-        tensors |= {f"{name}.{k}": t.detach().cpu() for k, t in frozen.items() if basis or k in needed}
+        tensors |= {f"{name}.{k}": t.detach().to("cpu", copy=True) for k, t in frozen.items() if basis or k in needed}
         whole = whole and (basis or needed >= frozen.keys())
     record = {
         "variant": handle.variant.name,

@@ -16,7 +16,7 @@ from adapters._format import Checkpoint
 from adapters._hooks import Restored
 from adapters._probes import bilinear_probes
 from adapters._registry import layer_config, owners_of
-from adapters._site import basis_dtype, basis_of
+from adapters._site import basis_dtype
 from adapters._weights import Layer, dense_weight, layer_shape, values_sha256
 from adapters._wrappers import named_parameters
 

@@ -7,7 +7,8 @@
 Identity at t=0: B (or D) = 0, so the added term is exactly 0. C and A are kaiming-uniform with a=√5.
 Deviates from paper: C is always a full matrix. With D, s stays alpha/r as in PEFT; the authors' code takes 1.
 Refs: the authors' code for the start, which PEFT calls init_weights="lycoris" (its default starts at C = 0), and for
-    l and m: `factor` where it divides the size, else the largest divisor that is no larger than factor and the square root.
+    l and m: `factor` where it divides the size, else the largest divisor up to it and up to the square root. The cheap
+    order is A, then C on what is r wide, then B. PEFT forms the product.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from adapters._contract import Config, Scaling, Shape, Variant, bounded
 
 @dataclass(frozen=True, kw_only=True)
 class LoKrConfig(Config):
-    """r: rank of BA. alpha: numerator of the scale (None: r). scaling: alpha/r or alpha/√r. factor: l and m (None: √)."""
+    """r: rank of BA. alpha: numerator of the scale (None: r). scaling: alpha/r or alpha/√r.
+
+    factor: l and m, where it divides o and i; None: near their square roots.
+    """
 
     r: int = bounded(32, lo=1)
     alpha: float | None = bounded(64.0, above=0)
@@ -50,7 +54,8 @@ class LoKr(Variant):
     def shapes(cls, cfg: LoKrConfig, o: int, i: int) -> dict[str, Shape]:
         (l, k), (m, n) = split(o, cfg.factor), split(i, cfg.factor)  # noqa: E741
         low_rank = 2 * cfg.r < max(k, n)
-        return {"lora_C": (l, m)} | ({"lora_A": (cfg.r, n), "lora_B": (k, cfg.r)} if low_rank else {"lora_D": (k, n)})
+        D: dict[str, Shape] = {"lora_A": (cfg.r, n), "lora_B": (k, cfg.r)} if low_rank else {"lora_D": (k, n)}
+        return {"lora_C": (l, m)} | D
 
     def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
         for name in self.parameters().keys() - {"lora_B", "lora_D"}:

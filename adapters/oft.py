@@ -4,9 +4,9 @@
     Q_j (b, b) skew-symmetric, from the b(b − 1)/2 numbers above its diagonal;  n = i/b, or one Q for all (`share`)
 
 Identity at t=0: Q = 0, and x changes by x(R − I)ᵀ with R − I = 2(I − Q)⁻¹Q, exactly 0.
-Deviates from paper: neither the constraint ‖R − I‖ ≤ ε (COFT) nor the magnitude tuning of a second stage. The paper
-    writes W' = W Rᵀ: another sign of Q. `terms` replaces the inverse by its Neumann series, as PEFT does by default (5):
-    R ≈ I + 2Q + … + 2Qᵗ⁻² + Qᵗ⁻¹, cheaper, but orthogonal only to O(‖Q‖ᵗ⁻¹). The paper's exact form is the default here.
+Deviates from paper: neither the constraint ‖R − I‖ ≤ ε (COFT) nor a magnitude fitted afterwards. The paper has
+    W' = W Rᵀ: Q with the other sign. `terms` (t) replaces the inverse by its Neumann series, as PEFT does by default
+    (t = 5): R ≈ I + 2Q + … + 2Qᵗ⁻² + Qᵗ⁻¹, which is orthogonal only to O(‖Q‖ᵗ⁻¹). The default here is exact.
 Refs: section 3 of the paper. PEFT 0.21 takes R(Q) without `use_cayley_neumann` and R(−Q) with it. `solve_ex` because
     `solve` waits for the device to report errors; I − Q cannot be singular.
 """
@@ -55,7 +55,8 @@ class OFT(Variant):
         Q = upper.mT - upper  # (n, b, b): −Q, whose R is Rᵀ
         if self.cfg.terms is None:
             identity = torch.eye(b, dtype=Q.dtype, device=Q.device)
-            return torch.linalg.solve_ex(identity - Q, 2 * Q)[0].to(dtype)
+            solved: Tensor = torch.linalg.solve_ex(identity - Q, 2 * Q)[0]
+            return solved.to(dtype)
         series = Q
         for _ in range(self.cfg.terms - 2):
             series = torch.baddbmm(Q, Q, series, beta=2)

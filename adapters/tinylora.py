@@ -1,13 +1,14 @@
-"""TinyLoRA: Learning to Reason in 13 Parameters (2026, arXiv 2602.04118).
+"""TinyLoRA: Learning to Reason in 13 Parameters (Morris et al. 2026, arXiv 2602.04118).
 
     W ≈ U·diag(S)·Vh (top r) frozen;   y' = y + U(S∘R(Vh x)),   R = Σⱼ vⱼPⱼ (r, r),   v (u,) trains
     P (u, r, r) frozen and random, another one for every layer; `tie` neighbouring layers share one v
 
 Identity at t=0: v = 0, so the added term is exactly 0.
-Deviates from paper: Pⱼ is uniform with variance 1/r (the paper says random; PEFT: Gaussian of that variance), drawn on
-    the CPU from 2¹⁶·seed + the layer's place among the adapted ones: every machine draws the same bits, and no checkpoint
-    holds P. PEFT's A = √S∘Vh and B = U∘√S give U√S R √S Vh: the paper's U S R Vh is followed here.
-Refs: section 4 of the paper; r = 2 as there. u > r² does not widen what R can be: it only quickens its steps.
+Deviates from paper: Pⱼ is uniform with variance 1/r (the paper says random, PEFT draws Gaussians of that variance), by
+    torch's CPU generator with seed 2¹⁶·seed + the layer's place among the adapted ones: every machine draws the same
+    bits, and no checkpoint holds P.
+Refs: the paper's update rule W + UΣ(Σⱼ vⱼPⱼ)Vᵀ. PEFT 0.21 puts √S on both sides of R; S stands before R here, as in
+    the paper. u > r² does not widen what R can be: it only makes its steps longer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from adapters._contract import Config, Shape, Variant, bounded, wide
 
 @dataclass(frozen=True, kw_only=True)
 class TinyLoRAConfig(Config):
-    """r: singular directions mixed. u: trained numbers per v. tie: layers per v. seed: of P; a layer's own one is larger."""
+    """r: singular directions mixed. u: length of v. tie: layers that share one v. seed: of all P."""
 
     r: int = bounded(2, lo=1)
     u: int = bounded(64, lo=1)
@@ -42,9 +43,7 @@ class TinyLoRA(Variant):
     paper = "2602.04118"
 
     @classmethod
-    def distribute(
-        cls, cfgs: dict[str, Any], shapes: Mapping[str, tuple[int, int]], moments: Any
-    ) -> dict[str, Any]:
+    def distribute(cls, cfgs: dict[str, Any], shapes: Mapping[str, tuple[int, int]], moments: Any) -> dict[str, Any]:
         return {name: replace(cfg, seed=(cfg.seed << 16) + n) for n, (name, cfg) in enumerate(cfgs.items())}
 
     @classmethod

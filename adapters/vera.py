@@ -69,9 +69,10 @@ class VeRA(Variant):
         return {"basis_A": A, "basis_Bt": random_rows(r, self.o, (seed << 16) + 1, math.sqrt(6 / r))}
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
-        """P = Λ_b B Λ_d, in the wider of fp32 and the parameters' dtype: B times the outer product of b and d; Q = A."""
+        """P = Λ_b B Λ_d = B∘(b dᵀ), in the wider of fp32 and the parameters' dtype; Q = A."""
         dtype = wide(self.lora_b.dtype)
-        outer = self.lora_d.to(dtype)[:, None] @ self.lora_b.to(dtype)[None]  # (r, o); a matmul: so are its gradients
+        # (r, o), as a matmul: its gradients are two thin ones then, where those of two gates are products and sums
+        outer = self.lora_d.to(dtype)[:, None] @ self.lora_b.to(dtype)[None]
         return (self.basis_Bt * outer).T, self.basis_A
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
