@@ -155,10 +155,11 @@ class Attachment:
 
     # -- what is attached, and the way back ----------------------------------------------------------------------------
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Trainable tensors by name: `<layer>.lora_*`, or for `full` every base parameter."""
+        """Trainable tensors by name: `<layer>.lora_*` (tied ones once), or for `full` every base parameter."""
         if self.variant.trains_base:
             return named_parameters(self.model)
-        return {f"{n}.{k}": p for n, site in self.sites.items() for k, p in site.parameters().items()}
+        owners = {n: site for n, site in self.sites.items() if site.owner is site}
+        return {f"{n}.{k}": p for n, site in owners.items() for k, p in site.parameters().items()}
 
     def detach(self) -> None:
         """Restores the model bit for bit. Raises AdapterError when this is not what is attached to it."""

@@ -51,7 +51,7 @@ def save(model: nn.Module, path: Path_, *, basis: bool = False) -> int:
     for name, site in handle.sites.items():
         needed = site.stored_basis(site.cfg, handle.calibration_sha256 is not None, site.o, site.i).keys()
         frozen = basis_of(site)
-        tensors |= {f"{name}.{k}": t.detach().cpu() for k, t in frozen.items() if basis or k in needed}
+        tensors |= {f"{name}.{k}": t.detach().to("cpu", copy=True) for k, t in frozen.items() if basis or k in needed}
         whole = whole and (basis or needed >= frozen.keys())
     record = {
         "variant": handle.variant.name,
@@ -170,7 +170,7 @@ def _fill(where: str, file: Checkpoint, handle: Attachment) -> None:
         places = named_parameters(handle.model) | {n: getattr(*b) for n, b in handle.base.buffers.items()}
         for name, tensor in file.tensors.items():
             places[name].copy_(tensor)
-    for name, site in handle.sites.items():
+    for name, site in ((n, s) for n, s in handle.sites.items() if s.owner is s):
         tensors = {key: file.tensors[f"{name}.{key}"] for key in site.parameters()}
         if file.tensors_version != site.tensors_version:
             try:

@@ -141,6 +141,7 @@ class Variant:
     supports_quantized: ClassVar[bool] = True
     trains_base: ClassVar[bool] = False  # the one exception to "weights are never written"
     basis_fields: ClassVar[tuple[str, ...] | None] = None  # config fields its basis depends on; None: all of them
+    basis_reads_weight: ClassVar[bool] = True  # False where the config alone gives it: it is the same on another base
     no_decay: ClassVar[frozenset[str]] = frozenset()  # scale-free tensors: decay would not pull them to identity
     lr_multipliers: ClassVar[Mapping[str, float]] = {}
     identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity
@@ -150,6 +151,7 @@ class Variant:
     def __init__(self, layer: Layer, cfg: Any, o: int, i: int) -> None:
         self.layer, self.cfg, self.o, self.i = layer, cfg, o, i
         self.coeff: float = getattr(cfg, "coeff", 1.0)
+        self.owner: Variant = self  # the site whose trainable tensors these are: the first of the tied ones
         self.called = False  # whether a forward pass has reached the layer
         self.enabled = True  # False in a `disabled()` block
         self.cache: Cache | None = None  # there in a `frozen()` block only
@@ -180,6 +182,11 @@ class Variant:
         cfgs and shapes (o, i): by module name, ranks already no larger than the layer allows.
         """
         return cfgs
+
+    @classmethod
+    def tied(cls, cfg: Any) -> int | None:
+        """Layers whose configs give the same number share one set of trainable tensors; None: a layer has its own."""
+        return None
 
     def init(self, generator: torch.Generator, moment: Tensor | None) -> None:
         """Fills the trainable tensors that do not start at zero.

@@ -24,8 +24,8 @@ from adapters._calibration import Moments, calibration_sha256, second_moments
 from adapters._contract import Calibration, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._idle import FirstForward
-from adapters._registry import checked_config, field_names, variant_has_sites, variant_of
-from adapters._site import MARK, InputHook, OutputHook, build, remove_attribute
+from adapters._registry import checked_config, field_names, owners_of, variant_has_sites, variant_of
+from adapters._site import MARK, InputHook, OutputHook, Shared, build, remove_attribute
 from adapters._targets import fold, log_selection, select_targets
 from adapters._weights import (
     Layer,
@@ -90,12 +90,15 @@ def attach(
                 if p.is_floating_point():
                     p.requires_grad_(variant.trains_base)
             cfgs = _layer_configs(handle, layers, moments, _restored)
+            owners, shared = owners_of(variant, cfgs), Shared()
             for name, layer in layers.items():
                 moment = None if moments is None else moments[name]
                 site = variant(layer, cfgs[name], *layer_shape(layer))
+                site.owner = handle.sites.get(owners[name], site)
                 stored = _restored.bases.get(name) if _restored is not None else None
                 dtype, cache = compute_dtype(handle.model, layer), handle.basis_cache
-                build(site, generator, moment, handle.undo_steps, dtype=dtype, stored=stored, cache=cache)
+                options: Any = {"dtype": dtype, "stored": stored, "cache": cache, "shared": shared}
+                build(site, generator, moment, handle.undo_steps, **options)
                 handle.sites[name] = site
             for site in handle.sites.values():  # only now: reading a moment may have run the model
                 _register(handle, site, site.layer)

@@ -63,7 +63,7 @@ def export_peft(model: nn.Module, folder: Path_) -> int:
     for key, t in tensors.items():
         if not t.isfinite().all():
             raise AdapterError(problem("export_peft", f"NaN or Inf in {key}", remedy="Train again with a smaller lr."))
-    ranks = {n: kind.rank(layers[n]) for n in handle.sites} if kind.rank is not None else {}
+    ranks = {n: kind.rank(layers[n]) or s.cfg.r for n, s in handle.sites.items()} if kind.rank is not None else {}
     targets = _target_modules(handle.model, handle.sites)
     config = {
         "peft_type": kind.peft_type,
@@ -257,7 +257,7 @@ def _layer_config(cfg: Any, kind: Kind, config: Fields, layer: str, tensors: Ten
     if kind.rank is None:
         return cfg
     own = {"r": _pattern(config, "rank_pattern", layer, cfg.r)}
-    if (got := kind.rank(tensors)) != own["r"]:
+    if (got := kind.rank(tensors)) not in (None, own["r"]):
         raise ValueError(f"layer {layer} has rank {got}, the config says {own['r']}")
     if config.get("alpha_pattern"):
         own["alpha"] = _pattern(config, "alpha_pattern", layer, cfg.alpha)

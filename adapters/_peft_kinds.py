@@ -44,7 +44,8 @@ class Kind:
     Import
     settings: the file's config → fields of our config. Raises AdapterError on a value that is not supported.
     fits: whether a layer's tensors are of this kind, where names do not tell.
-    rank: r of a layer from its tensors, where layers may differ in r (`rank_pattern`).
+    rank: r of a layer from its tensors, where layers may differ in r (`rank_pattern`); None: they do not tell, and the
+        config does.
     spread: gives each layer (in the model's order) its part of the file's tensors; the default gives all to each.
     basis: our config, a layer's tensors, o, i → our frozen tensors `basis_*` (those of `stored_basis`), where the file
         holds them. Raises AdapterError on indices out of range.
@@ -67,7 +68,7 @@ class Kind:
     ignores: tuple[str, ...] = ()
     can_write: Callable[[Mapping[str, Any]], bool] = lambda sites: True
     fits: Callable[[Tensors], bool] = lambda tensors: True
-    rank: Callable[[Tensors], int] | None = None
+    rank: Callable[[Tensors], int | None] | None = None
     spread: Callable[[dict[str, Tensors], Tensors, Fields], dict[str, Tensors]] = _all_tensors_to_each_layer
     basis: Callable[[Any, Tensors, int, int], Tensors] = lambda cfg, tensors, o, i: {}
 

@@ -65,12 +65,19 @@ def parameter_count(model: nn.Module, cfg: Config) -> int:
         return sum(p.numel() for p in model.parameters())
     if not variant_has_sites(variant):
         return 0
-    total = 0
-    for name, layer in select_targets(model, cfg).items():
-        o, i = layer_shape(layer)
-        shapes = variant.shapes(checked_config(variant, cfg, o, i, name), o, i)
-        total += sum(torch.Size(s).numel() for s in shapes.values())
-    return total
+    sizes = {name: layer_shape(layer) for name, layer in select_targets(model, cfg).items()}
+    cfgs = {name: checked_config(variant, cfg, *size, name) for name, size in sizes.items()}
+    cfgs = variant.distribute(cfgs, sizes, None)
+    owners = set(owners_of(variant, cfgs).values())
+    shapes = [s for name in owners for s in variant.shapes(cfgs[name], *sizes[name]).values()]
+    return sum(torch.Size(s).numel() for s in shapes)
+
+
+def owners_of(variant: type[Variant], cfgs: dict[str, Any]) -> dict[str, str]:
+    """Layer → the layer whose trainable tensors it uses: itself, or the first of those that are tied."""
+    first: dict[Any, str] = {}
+    groups = {name: variant.tied(cfg) for name, cfg in cfgs.items()}
+    return {name: first.setdefault(name if group is None else group, name) for name, group in groups.items()}
 
 
 def field_names(cfg: Config) -> set[str]:

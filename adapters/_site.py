@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from adapters._errors import AdapterError, problem
 from adapters._weights import Layer, dense_weight, values_sha256
 
 NOT_IN_BASES = ("targets", "layers", "roles", "dtype", "coeff")  # config fields no basis depends on
+Shared = dict[tuple[Any, ...], tuple[weakref.ref[Tensor], Tensor]]  # (id, device, dtype) → the tensor, its buffer
 MARK = "_adapters_site"  # attribute of each adapted layer
 
 
@@ -28,10 +30,12 @@ def build(
     dtype: torch.dtype,
     stored: dict[str, Tensor] | None,
     cache: BasisCache | None,
+    shared: Shared,
 ) -> None:
     """Puts the site's frozen and trainable tensors on its layer, and appends to `undo` what takes them off again.
 
-    dtype: of the layer's activations. stored: basis tensors of a checkpoint, instead of computing the basis.
+    dtype: of the layer's activations. stored: basis tensors of a checkpoint, instead of computing the basis. shared:
+        buffers of the sites so far.
     """
     layer, device = site.layer, site.layer.weight.device
     setattr(layer, MARK, site)
@@ -42,18 +46,31 @@ def build(
     for key, tensor in basis.items():
         as_it_is = key in stored or key in site.exact_basis or not tensor.is_floating_point()
         kind = tensor.dtype if as_it_is else wide(dtype) if tensor.dim() <= 1 else dtype  # S and norms are wide
-        # A copy: with device and dtype unchanged `.to` would share storage with a cached or stored basis.
-        layer.register_buffer(key, tensor.to(device, kind, copy=True).contiguous(), persistent=False)
+        layer.register_buffer(key, _buffer(tensor, device, kind, shared), persistent=False)
         undo.append(partial(remove_attribute, layer, key))
     # Initial values are drawn on the CPU, so that every device starts from the same ones.
     for key, shape in site.shapes(site.cfg, site.o, site.i).items():
-        layer.register_parameter(key, nn.Parameter(torch.zeros(shape, dtype=DTYPES[site.cfg.dtype])))
+        own = site.owner is site
+        p = nn.Parameter(torch.zeros(shape, dtype=DTYPES[site.cfg.dtype])) if own else getattr(site.owner.layer, key)
+        layer.register_parameter(key, p)
         undo.append(partial(remove_attribute, layer, key))
     setattr(layer, "_apply", CastGuard(site))  # noqa: B010
     undo.append(partial(remove_attribute, layer, "_apply"))
+    if site.owner is not site:
+        return
     site.init(generator, moment)
     for p in site.parameters().values():
         p.data = p.data.to(device)
+
+
+def _buffer(tensor: Tensor, device: torch.device, dtype: torch.dtype, shared: Shared) -> Tensor:
+    """A copy, since `.to` could return a cached or stored basis; one for all layers that have this very tensor."""
+    key = (id(tensor), device, dtype)
+    source, buffer = shared.get(key, (None, tensor))
+    if source is None or source() is not tensor:  # an id is used again when its tensor is gone
+        buffer = tensor.to(device, dtype, copy=True).contiguous()
+        shared[key] = (weakref.ref(tensor), buffer)
+    return buffer
 
 
 def remove_attribute(layer: nn.Module, name: str) -> None:

@@ -15,8 +15,8 @@ from adapters._errors import AdapterError, problem
 from adapters._format import Checkpoint
 from adapters._hooks import Restored
 from adapters._probes import bilinear_probes
-from adapters._registry import layer_config
-from adapters._site import basis_dtype, basis_of
+from adapters._registry import layer_config, owners_of
+from adapters._site import basis_dtype
 from adapters._weights import Layer, dense_weight, layer_shape, values_sha256
 from adapters._wrappers import named_parameters
 
@@ -66,13 +66,13 @@ def check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Rest
         if not torch.isfinite(tensor).all():
             raise AdapterError(problem(where, f"NaN or Inf in {name}"))
     cfgs: dict[str, Any] = {}
-    expected: Expected = {}
+    expected: dict[str, Expected] = {}
     everywhere = {k for basis in bases.values() for k in basis} if file.whole_basis else set()
     for name, layer in layers.items():
         o, i = layer_shape(layer)
         cfg, shapes = _layer_config(where, file, name, o, i)
         cfgs[name] = cfg
-        expected |= {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in shapes.items()}
+        expected[name] = {f"{name}.{k}": (s, DTYPES[cfg.dtype]) for k, s in shapes.items()}
         needed = file.variant.stored_basis(cfg, file.calibration_sha256 is not None, o, i)
         stored = {k: tuple(t.shape) for k, t in bases.get(name, {}).items()}
         for key, shape in needed.items():
@@ -81,7 +81,8 @@ def check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Rest
         for key in sorted(stored.keys() ^ (needed.keys() | everywhere)):
             what = f"{'unknown' if key in stored else 'missing'} tensor {name}.{key}"
             raise AdapterError(problem(where, what, remedy="Save it again."))
-    _check_tensors(where, trained, expected)
+    owners = set(owners_of(file.variant, cfgs).values())
+    _check_tensors(where, trained, {k: e for name in owners for k, e in expected[name].items()})
     return Restored(cfgs, bases, file.calibration_sha256)
 
 
@@ -89,7 +90,7 @@ def check_bases(where: str, file: Checkpoint, layers: dict[str, Layer], strict: 
     """Whether each layer's weight is the file's: `same`, `uncast`, `other`; raises where that is not acceptable."""
     kinds = {n: _base_kind(dense_weight(m), file.layers[n]) for n, m in layers.items()}
     others = [n for n, kind in kinds.items() if kind == "other"]
-    computed = file.variant.basis is not Variant.basis and not file.whole_basis
+    computed = _basis_of_weight(file)
     if others and (strict or computed):
         remedy = f"It was trained on {file.base_model or 'another model'}; load it there"
         remedy += "." if computed else ", or pass strict=False to accept another base."
@@ -99,6 +100,12 @@ def check_bases(where: str, file: Checkpoint, layers: dict[str, Layer], strict: 
     if others:
         log.warning("%s: base weights differ in %d of %d layers (strict=False)", where, len(others), len(layers))
     return kinds
+
+
+def _basis_of_weight(file: Checkpoint) -> bool:
+    """Whether some frozen tensor has to be computed from the weight."""
+    variant = file.variant
+    return variant.basis is not Variant.basis and variant.basis_reads_weight and not file.whole_basis
 
 
 def _base_kind(weight: Tensor, record: dict[str, Any]) -> str:
@@ -129,7 +136,7 @@ def check_function(where: str, file: Checkpoint, name: str, site: Variant, *, ot
     record, weight = file.layers[name], dense_weight(site.layer)
     try:
         probes, norm = bilinear_probes(site, weight)
-        comparable = not other_base or (site.factors() is not None and (file.whole_basis or not basis_of(site)))
+        comparable = not other_base or (site.factors() is not None and not _basis_of_weight(file))
     except (RuntimeError, AttributeError) as misfit:
         raise AdapterError(problem(where, f"the basis of layer {name} does not fit ({misfit})")) from None
     recorded = torch.tensor(record["probes"], dtype=torch.float64, device=probes.device)

@@ -361,6 +361,16 @@ REFUSED = {
     "no magnitude": (peft.LoraConfig(**LORA), {"use_dora": True}, "wrong tensors of layer"),
     "not flag": (peft.LoraConfig(**LORA), {"use_dora": "yes"}, "unusable use_dora, got 'yes'"),
     "road": (peft.RoadConfig(group_size=4, target_modules=QV), {"variant": "road_3"}, "unusable adapter_config.json"),
+    "oft blocks": (
+        peft.OFTConfig(r=4, oft_block_size=0, target_modules=QV),
+        {},
+        "unsupported r, a number of blocks, got 4",
+    ),
+    "oft series": (peft.OFTConfig(oft_block_size=4, target_modules=QV), {"peft_version": "0.17.1"}, "of an older PEFT"),
+    "coft": (peft.OFTConfig(oft_block_size=4, target_modules=QV, coft=True), {}, "unsupported coft"),
+    "oft block": (peft.OFTConfig(oft_block_size=4, target_modules=QV), {"oft_block_size": 5}, "block does not fit"),
+    "both": (peft.LoKrConfig(r=1, target_modules=QV, decompose_both=True), {}, "unsupported decompose_both"),
+    "vera": (peft.VeraConfig(r=4, target_modules=QV), {"save_projection": False}, "unsupported save_projection"),
     "group": (peft.RoadConfig(group_size=4, target_modules=QV), {"group_size": 10}, "group_size does not fit a layer"),
 }
 
