@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers only: at run time every variant's config 
     from adapters._hooks import detach as detach
     from adapters._hooks import frozen as frozen
     from adapters._hooks import parameter_groups as parameter_groups
+    from adapters._patterns import harmless as harmless
     from adapters._peft import export_peft as export_peft
     from adapters._peft import import_peft as import_peft
     from adapters._registry import VARIANTS as VARIANTS
@@ -76,6 +77,7 @@ _HOMES = {
     "export_peft": "_peft",
     "frozen": "_hooks",
     "forbid_cpu_packing": "_weights",
+    "harmless": "_patterns",
     "import_peft": "_peft",
     "load": "_checkpoint",
     "parameter_count": "_registry",

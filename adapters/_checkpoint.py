@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from adapters._attachment import Attachment, attachment
 from adapters._contract import DTYPES, Config, Variant, dtype_name
 from adapters._errors import AdapterError, problem
-from adapters._format import COMMON, Checkpoint, Path_, harmless, read_checkpoint, write_checkpoint
+from adapters._format import COMMON, Checkpoint, Path_, read_checkpoint, write_checkpoint
 from adapters._hooks import Restored, attach, detach
+from adapters._patterns import harmless
 from adapters._probes import bilinear_probes
 from adapters._registry import layer_config, variant_has_sites
 from adapters._site import basis_dtype, basis_of

@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from adapters._bases import tensors_sha256
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._files import atomic_file
+from adapters._patterns import harmless
 from adapters._registry import VARIANTS
 
 FORMAT, VERSION = "adapters", "1"
@@ -149,12 +149,6 @@ def _variant(where: str, record: dict[str, Any]) -> type[Variant]:
         what, remedy = f"unknown version of {name}'s tensors", "Update the library."
         raise AdapterError(problem(where, what, got=version, expected=expected, remedy=remedy))
     return variant
-
-
-def harmless(pattern: str) -> bool:
-    """Whether a regex cannot take long on a module's name: no repeated group, at most three repeats, few options."""
-    repeats, options = re.findall(r"[*+{]", pattern), re.findall(r"(?<![(*+}?])\?", pattern)
-    return len(pattern) <= 1000 and not re.search(r"\)[*+{]", pattern) and len(repeats) <= 3 and len(options) <= 8
 
 
 def _check_selection(cfg: Config) -> None:

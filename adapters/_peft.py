@@ -21,8 +21,9 @@ from adapters._checkpoint import exact_names
 from adapters._contract import DTYPES, Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._files import atomic_file
-from adapters._format import Path_, harmless, read_tensors, write_tensors
+from adapters._format import Path_, read_tensors, write_tensors
 from adapters._hooks import Restored, attach, detach
+from adapters._patterns import harmless
 from adapters._peft_kinds import FILE, Fields, Kind, Tensors, discover_kinds
 from adapters._peft_lora import KIND as PLAIN_LORA
 from adapters._registry import VARIANTS

@@ -17,7 +17,6 @@ from harness.evaluation.check_model import check_model
 from harness.evaluation.metrics import metrics
 from harness.evaluation.platinum import read_platinum, score_platinum
 from harness.evaluation.predict import predict
-from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import repeat_test
 from harness.inputs.base_model import forget_models, gradient_checkpointing, loaded
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
@@ -170,11 +169,10 @@ class Run:
 
     def _evaluate(self) -> None:
         """Answers and scores validation and test questions; Platinum and repeats are not in the run's seconds."""
-        job, file = self.job, self.folder / "predictions.jsonl"
-        answers: list[Prediction] = []
+        job, file, tick = self.job, self.folder / "predictions.jsonl", self.log.ticker(self.interrupts.check)
         with self.meters.phase("eval"):
             for split, questions in (("valid", self.data.valid), ("test", self.data.test)):
-                answers = predict(self.model, self.tokenizer, questions, job, split, file, self._tick)
+                answers = predict(self.model, self.tokenizer, questions, job, split, file, tick)
                 self.facts[split] = metrics(answers, questions)
         self.facts |= {"memory": self.meters.memory.peaks, "cost": self.meters.cost}
         start, test = time.perf_counter(), self.data.test
@@ -182,12 +180,6 @@ class Run:
             source = self.plan.fingerprints[PLATINUM].content
             self.facts["platinum"] = score_platinum(answers, test, self.corrected, source)
         if job.eval_repeat > 1:
-            inputs = (self.model, self.tokenizer, test, job, answers, file, self._tick)
+            inputs = (self.model, self.tokenizer, test, job, answers, file, tick)
             self.facts["repeat"] = repeat_test(*inputs, turns=job.eval_repeat)
         self.clock += time.perf_counter() - start
-
-    def _tick(self, text: str) -> None:
-        """Called while texts are decoded: raises Interrupted on a request to stop, says `text` unless it is empty."""
-        self.interrupts.check()
-        if text:
-            self.log.say(text)

@@ -16,7 +16,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 import adapters as ad
 from harness.config.job import Job
 from harness.config.keys import refuse_unknown_keys
-from harness.config.patterns import check_patterns
 from harness.config.schema import Model, Source, Tracking
 from harness.device import usable_device
 from harness.errors import BadInput, integer, number, refuse
@@ -103,7 +102,11 @@ def _adapter(c: dict[str, Any]) -> tuple[str, ad.Config, dict[str, Any]]:
             log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
             continue
         fields[field] = value
-    check_patterns(fields.get("targets"))
+    targets = fields.get("targets")
+    for pattern in [targets] if isinstance(targets, str) else targets or ():
+        if isinstance(pattern, str) and not ad.harmless(pattern):
+            expected = "no nested repetition, few of * + ? |"
+            raise refuse("targets", "regex could backtrack forever", got=pattern[:80], expected=expected)
     try:
         return name, config_class(**fields), by_benchmark.get(c["benchmark"]["name"], {})
     except ValueError as error:

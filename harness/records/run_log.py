@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -15,6 +16,16 @@ class RunLog:
         """On the terminal's stderr and in the file."""
         print(f"{self.folder.name}: {text}", file=sys.stderr, flush=True)
         self.write(text)
+
+    def ticker(self, check: Callable[[], None]) -> Callable[[str], None]:
+        """A function to call while texts are decoded: `check` may raise; a text that is not empty is said."""
+
+        def tick(text: str) -> None:
+            check()
+            if text:
+                self.say(text)
+
+        return tick
 
     def write(self, text: str) -> None:
         """In the file only."""

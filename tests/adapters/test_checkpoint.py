@@ -22,8 +22,9 @@ from torch.optim import optimizer as optimizers
 
 import adapters as ad
 from adapters import _bases
-from adapters._format import harmless, read_checkpoint, tensors_sha256
+from adapters._format import read_checkpoint, tensors_sha256
 from adapters._hooks import Restored
+from adapters._patterns import harmless
 from tests.toy import HAS_SITES, IDS, SETTINGS, attached, generic, record_of, small, tokens, toy
 
 each_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=IDS)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from adapters import harmless
 from harness.config.keys import read_stored
-from harness.config.patterns import check_patterns
 from harness.config.secrets import masked
 from harness.paths import PUBLISHED
 from harness.run import run
@@ -57,7 +57,7 @@ HANGS = [
     "(.?){40}x",
     "(.*.*){2,}#",
     ".*.*.*.*.*.*x",
-    "x" * 201,
+    "x" * 1001,
 ]
 FINE = [r"^(?!(.*\.)?lm_head$)", r"(^|\.)(q_proj|k_proj|v_proj)$", r".*layers\.\d+\..*(gate|up)_proj", "qv", "["]
 
@@ -65,10 +65,9 @@ FINE = [r"^(?!(.*\.)?lm_head$)", r"(^|\.)(q_proj|k_proj|v_proj)$", r".*layers\.\
 def test_regexes_that_may_hang_are_refused() -> None:
     """The others take no time on a name that they nearly match; what is no regex is the adapter's to refuse."""
     for pattern in HANGS:
-        with pytest.raises(SystemExit, match="regex could backtrack forever"):
-            check_patterns(["ok", pattern])
+        assert not harmless(pattern), pattern
     for pattern in FINE:
-        check_patterns(pattern)
+        assert harmless(pattern), pattern
     start = time.monotonic()
     for pattern in FINE[:-1]:
         re.search(pattern, "model.layers.10.self_attn." + "a" * 60)
