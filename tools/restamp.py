@@ -167,13 +167,18 @@ def _old_model_fingerprint(model: Any) -> str:
 
 def _old_source_fingerprint(source: Any, where: str) -> str:
     """The rule of version 1: the file's bytes or the generated rows, and the columns."""
-    from harness.inputs.rows import local_file, read_generated
+    from harness.inputs.rows import local_file
 
-    if source.path.startswith("generated:"):
-        digest = sha256(read_generated(source.path.removeprefix("generated:"), where))
-    else:
-        digest = file_sha256(local_file(source.path, where))
+    generated = source.path.startswith("generated:")
+    digest = _generated_sha256(source.path, where) if generated else file_sha256(local_file(source.path, where))
     return f"sha256:{digest} columns:{sha256(source.columns)[:8]}"
+
+
+@functools.cache
+def _generated_sha256(path: str, where: str) -> str:
+    from harness.inputs.rows import read_generated
+
+    return sha256(read_generated(path.removeprefix("generated:"), where))
 
 
 if __name__ == "__main__":

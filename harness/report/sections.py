@@ -109,9 +109,8 @@ class Section:
 
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
-        if cell.setting != self.setting or (
-            cell.questions != self.questions and None not in (cell.questions, self.questions)
-        ):
+        others = cell.questions != self.questions and None not in (cell.questions, self.questions)
+        if cell.setting != self.setting or others:
             return False
         if cell.trained:
             return cell.protocol == self.protocol
