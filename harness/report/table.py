@@ -16,31 +16,13 @@ from harness.report.sections import Cell, Section, questions_of, roles, sections
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.summary import peak, unhealthy
 
-# Columns that only finished runs have.
-MEASURED: tuple[str, ...] = (
-    "accuracy",
-    "low",
-    "high",
-    "flexible",
-    "valid",
-    "questions",
-    "truncated",
-    "file_bytes",
-    "memory",
-)
+MEASURED: tuple[str, ...]  # columns that only finished runs have
+MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
 MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
 MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
 OPTIONAL = ("platinum", "platinum_questions", "repeat")  # columns that are there only where a run has them
-COMPARED: tuple[str, ...] = (
-    "baseline",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p",
-    "test",
-    "p_holm",
-    "seeds_measured",
-)
+COMPARED: tuple[str, ...]
+COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
 COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
 
 
