@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.paths import PUBLISHED, ROOT
-from harness.records.record import Record
+from harness.records.record import LARGEST, Record
 from harness.records.store import read_records
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
 from harness.report.markdown import grid, markdown, markdown_table, readme
@@ -75,13 +75,13 @@ def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
     """Loss curves of the first seed of every chosen row whose metrics.jsonl can be read."""
     out: Losses = {}
     for _, row in part[part["chosen"] & part["run"].notna()].iterrows():
-        file = next((f for folder in folders if (f := folder / row["run"] / "metrics.jsonl").exists()), None)
+        file = next((f for folder in folders if (f := folder / row["run"] / "metrics.jsonl").is_file()), None)
         if file is None:
             continue
         try:
             lines = [json.loads(line) for line in file.read_text().splitlines()]
-            points = [(int(line["step"]), float(line["loss"])) for line in lines]
-        except (ValueError, KeyError, TypeError):
+            points = [(int(line["step"]), float(line["loss"])) for line in lines if abs(line["loss"]) < LARGEST]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         parts = min(LOSS_POINTS, len(points))
         cuts = [n * len(points) // parts for n in range(parts + 1)] if parts else []

@@ -29,12 +29,12 @@ class Column:
 
 def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
     """The columns of one section."""
-    twice = part.loc[part.duplicated(["variant", "quantization"], keep=False), "cell"]
+    twice = twins(part)
     baseline = next((b for b in part["baseline"] if known(b)), None)
     base = part.loc[part["cell"] == baseline, "variant"]
     against = str(base.iloc[0]) if len(base) else "the baseline"
     return [
-        Column("variant", lambda r: label(r, r["cell"] in set(twice)), lambda r: r["variant"]),
+        Column("variant", lambda r: label(r, r["cell"] in twice), lambda r: r["variant"]),
         Column("8-bit", lambda r: _able(able, r, "8bit"), lambda r: _able(able, r, "8bit")),
         Column("4-bit", lambda r: _able(able, r, "4bit"), lambda r: _able(able, r, "4bit")),
         Column("test accuracy, % [95 % interval]", accuracy, lambda r: r["accuracy"]),
@@ -98,6 +98,11 @@ def known(value: Any) -> bool:
 
 def number(value: Any, form: str, scale: float = 1.0) -> str:
     return format(value * scale if scale != 1.0 else value, form) if known(value) else "–"
+
+
+def twins(part: pd.DataFrame) -> set[str]:
+    """Cells whose variant stands in these rows more than once."""
+    return set(part.loc[part.duplicated(["variant", "quantization"], keep=False), "cell"])
 
 
 def label(row: Row, detailed: bool = False) -> str:

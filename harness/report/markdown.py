@@ -59,7 +59,7 @@ def readme(text: str, table: str, records: list[Record]) -> str:
     lines = ["(this run is not published yet)"]
     if record is not None:
         lines = [record["run_id"], *summary_lines(record, Path("runs") / record["run_id"])]
-    return fill_block(text, "example", "".join(f"\n    {line}" for line in lines).join(("", "\n")), "README.md")
+    return fill_block(text, "example", "".join(f"\n    {line}" for line in lines) + "\n", "README.md")
 
 
 def markdown(frame: pd.DataFrame, capabilities: Capabilities) -> str:

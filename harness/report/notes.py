@@ -37,9 +37,7 @@ def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> list[str]:
         out.append(f"Platinum: the same answers to {counts} questions, scored by GSM8K-Platinum's references.")
     if "repeat" in done and done["repeat"].notna().any():
         rows, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()
-        out.append(
-            f"Batch order: repeating {rows} row(s) in another order changed accuracy by at most {most:.1f} points."
-        )
+        out.append(f"Another batch order changed the accuracy of {rows} row(s) by at most {most:.1f} points.")
     return out
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from harness.report.columns import label, twins
+
 Axes = Any  # matplotlib's own type is unknown until it is imported, which takes a second
 Losses = dict[str, list[tuple[int, float]]]  # cell → (step, loss), a few dozen points
 # Okabe and Ito's colours but for yellow and black, which vanish on one of the two page colours.
@@ -42,11 +44,8 @@ def _style(names: list[str]) -> dict[str, tuple[str, str]]:
 
 def _names(shown: pd.DataFrame) -> list[str]:
     """Variants, with whatever tells apart those that stand there twice."""
-    from harness.report.columns import label
-
-    twice = shown.duplicated(["variant", "quantization"], keep=False)
-    plain = shown.assign(curve_diverged=0, curve_failed=0)
-    return [label(row, twin) for (_, row), twin in zip(plain.iterrows(), twice, strict=True)]
+    twice, plain = twins(shown), shown.assign(curve_diverged=0, curve_failed=0)
+    return [label(row, row["cell"] in twice) for _, row in plain.iterrows()]
 
 
 # -- the figures -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -70,7 +69,7 @@ class Cell:
     @property
     def protocol(self) -> dict[str, Any]:
         """Everything but the variant that decides a result: data, prompt, steps, batch size, weight decay, …"""
-        science = self.first.get("science", {})
+        science = self.first["science"]
         return {k: v for k, v in science.items() if k not in OWN and not k.startswith("adapter.")}
 
     @property
@@ -85,10 +84,9 @@ class Cell:
     @property
     def config(self) -> str:
         """The variant with its settings but for the learning rate."""
-        science = self.first.get("science")
-        if not science:
-            return re.sub(r"__lr[^_]+", "", self.name)
-        own = {k: v for k, v in science.items() if k.startswith("adapter.") or k == "calibration_examples"}
+        own = {
+            k: v for k, v in self.first["science"].items() if k.startswith("adapter.") or k == "calibration_examples"
+        }
         return json.dumps([self.first["variant"], self.first["quantization"], own], sort_keys=True)
 
     @property
@@ -109,9 +107,8 @@ class Section:
 
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
-        if cell.setting != self.setting or (
-            cell.questions != self.questions and None not in (cell.questions, self.questions)
-        ):
+        others = cell.questions != self.questions and None not in (cell.questions, self.questions)
+        if cell.setting != self.setting or others:
             return False
         if cell.trained:
             return cell.protocol == self.protocol

@@ -84,7 +84,7 @@ def warnings(record: Record) -> list[str]:
     for split in ("test", "valid"):
         cut, total = record[split]["truncated"], record[split]["total"]
         if cut > TRUNCATED * total:
-            limit = record.get("science", {}).get("max_new_tokens")
+            limit = record["science"].get("max_new_tokens")
             more = f"eval.max_new_tokens={2 * limit if limit else '<more>'}"
             out.append(
                 f"{100 * cut / total:.1f} % of {split} answers hit the token limit and count as wrong; raise it: {more}"

@@ -14,9 +14,8 @@ from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
 from harness.report.sections import Cell, Section, questions_of, roles, sections
 from harness.report.stats import crossed_bootstrap, wilson
-from harness.report.summary import peak
+from harness.report.summary import peak, unhealthy
 
-HEALTHY = ("moved", "no_base_gradient", "base_unchanged")
 MEASURED: tuple[str, ...]  # columns that only finished runs have
 MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
 MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
@@ -122,9 +121,9 @@ def _row(cell: Cell) -> dict[str, Any]:
             "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
             "forgetting": _median([r["forgetting"]["nats"] for r in done]),
             "device": "; ".join(sorted({_device(r) for r in done})),
-            "dirty": sum(bool(r.get("provenance", {}).get("dirty")) for r in done),
-            "mixed_code": len({r.get("code_hash") for r in cell.runs}) > 1,
-            "unhealthy": sum(any(r["health"].get(k) is False for k in HEALTHY) for r in done),
+            "dirty": sum(bool(r["provenance"].get("dirty")) for r in done),
+            "mixed_code": len({r["code_hash"] for r in cell.runs}) > 1,
+            "unhealthy": sum(bool(unhealthy(r["health"])) for r in done),
             "platinum": None,
             "platinum_questions": None,
             "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
@@ -181,7 +180,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def _device(record: Record) -> str:
-    p = record.get("provenance", {})
+    p = record["provenance"]
     count = p.get("threads", "?")
     threads = "" if p.get("cuda") else f", {count} thread{'s' * (count != 1)}"
     return one_line(p.get("device", "unknown device") + threads)

@@ -93,7 +93,7 @@ def test_a_repetition_asked_for_later_goes_on_where_it_was_stopped(small_job: An
 def test_answers_cut_off_are_warned_of_above_two_percent(small_job: Any, capsys: Any) -> None:
     """On the terminal, in run.log, with the remedy; 2 % exactly is no reason."""
     record = run(small_job())
-    line = "100.0 % of test answers were cut off and are wrong; eval.max_new_tokens=24 allows more"
+    line = "100.0 % of test answers hit the token limit and count as wrong; raise it: eval.max_new_tokens=24"
     assert f"  WARNING     {line}" in capsys.readouterr().out
     assert f"WARNING {line}" in (small_job().runs_dir / record["run_id"] / "run.log").read_text()
     shares = {}
@@ -101,7 +101,7 @@ def test_answers_cut_off_are_warned_of_above_two_percent(small_job: Any, capsys:
         test = record["test"] | {"truncated": cut, "total": 100}
         shares[cut] = warnings(record | {"test": test, "valid": test})
     assert [len(w) for w in shares.values()] == [0, 0, 2]
-    assert shares[3][0].startswith("3.0 % of test answers were cut off")
+    assert shares[3][0].startswith("3.0 % of test answers hit the token limit")
 
 
 def test_what_a_finished_run_lacks_is_said_with_the_command_that_adds_it(

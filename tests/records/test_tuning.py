@@ -15,7 +15,7 @@ from harness.errors import BadInput
 from harness.inputs import fingerprints
 from harness.inputs.fingerprints import Fingerprinter
 from harness.records import plan as planning
-from harness.records import store
+from harness.records import record as record_module
 from harness.records.plan import new_record, plan
 from harness.records.store import read_records
 from harness.records.tuning import with_tuned_lr
@@ -70,8 +70,8 @@ def test_each_record_is_parsed_once(small_job: Any, tmp_path: Path, monkeypatch:
     put(base.runs_dir, *many)
     monkeypatch.setattr("harness.records.tuning.PUBLISHED", tmp_path / "none")
     monkeypatch.setattr("harness.cli.sweep.PUBLISHED", tmp_path / "none")
-    whole = store.checked
-    monkeypatch.setattr(store, "checked", lambda raw: (counts.update([raw["run_id"]]), whole(raw))[1])
+    whole = record_module.checked
+    monkeypatch.setattr(record_module, "checked", lambda raw: (counts.update([raw["run_id"]]), whole(raw))[1])
     fingerprinter = Fingerprinter()
     jobs = [small_job("lr=tuned", "seed=0", f"steps={6 + n % 2}") for n in range(2)]
     sweep.dry_run([jobs[n % 2] for n in range(50)], fingerprinter)

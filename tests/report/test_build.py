@@ -16,7 +16,7 @@ import pytest
 from harness.paths import ROOT
 from harness.records.store import read_records
 from harness.report import publish
-from harness.report.build import files
+from harness.report.build import files, losses
 from harness.report.publish import check, rebuild
 from harness.report.table import rows
 from tests import factory
@@ -86,7 +86,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path, frame: pd.DataFra
     code = f"""
 import json, pathlib
 from harness.records.store import read_records
-from harness.report.build import files
+from harness.report.build import files, losses
 from harness.report.table import rows
 folder = pathlib.Path({str(published)!r})
 found = read_records([folder])
@@ -107,6 +107,18 @@ print(json.dumps(files(rows(found.records), found.records, [folder])))
     assert here.keys() == there.keys()
     for name, text in here.items():
         assert not re.search(r"matplotlib\.org|Matplotlib v|20\d\d-\d\d-\d\dT", text), name
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"[" * 99_999, b'{"step": 1, "loss": NaN}', b'{"step": 1e999}', b"{}", None])
+def test_damaged_losses_stop_nothing(tmp_path: Path, text: bytes | None) -> None:
+    factory.write(tmp_path, RECORDS[1])
+    file = tmp_path / RECORDS[1]["run_id"] / "metrics.jsonl"
+    if text is None:
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(text)
+    assert losses(rows([RECORDS[1]]), [tmp_path]) == {}
 
 
 def test_every_column_is_in_the_long_tables(frame: pd.DataFrame) -> None:
