@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import adapters as ad
-from tests.oracles import oracle
-from tests.toy import HAS_SITES, attached, generic, tokens, toy
+from tests.oracles import ORACLES, oracle
+from tests.toy import attached, generic, tokens, toy
 
 peft = pytest.importorskip("peft")
 R, ALPHA = 8, 12.0
@@ -83,11 +83,9 @@ KINDS = {
     "ia3_ff": ("ia3_ff", {}, peft.IA3Config(**FEED_FORWARD), gate_of),
     "hra": ("hra", {}, peft.HRAConfig(r=R, target_modules=QV), hra_of),
 } | {f"road_{kind}": road(kind) for kind in (1, 2, 4)}
-KINDS |= {  # and what tests/oracles/ lists
-    label: (name, settings, getattr(peft, config)(**{"target_modules": QV} | fields), oracle(name, "pairs"))
-    for name in HAS_SITES
-    for label, (settings, config, fields) in oracle(name, "SAME", {}).items()
-}
+for variant, module in ORACLES.items():
+    for label, (settings, config, fields) in oracle(variant, "TWINS", {}).items():
+        KINDS[label] = variant, settings, getattr(peft, config)(**{"target_modules": QV} | fields), module.pairs
 
 
 def error(got, expected):

@@ -7,9 +7,8 @@ are optional: a test without its entry skips and says so.
     SMALL      config fields at the toy model's size (16 to 24 wide), where the defaults do not fit it
     DETACHED   trainable tensors whose gradient leaves out a quantity that the paper takes as a constant
     PEFT       label → PEFT's config class and fields, of the variant's own kind: PEFT trains it, import_peft reads it
-    SAME       label → our settings, PEFT's config class and fields, which compute the same from the same values:
-    pairs      (our site, PEFT's layer) → our tensor's name → PEFT's parameter, its value from ours, our gradient from
-               its gradient
+    TWINS      label → our settings, PEFT's config class and fields that mean the same, on q_proj and v_proj
+    pairs(site, layer)  for TWINS: our tensor → PEFT's parameter, its value from ours, our gradient from its gradient
     BF16_ATOL  how far from the base model's logits the variant starts in bf16, where the start is no exact identity
 """
 

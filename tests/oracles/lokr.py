@@ -16,7 +16,7 @@ PEFT = {
         {"r": 2, "decompose_factor": 2, "rank_pattern": {"v_proj": 3}, "alpha_pattern": {"q_proj": 5}},
     ),
 }
-SAME = {
+TWINS = {
     "lokr": ({"r": 8, "alpha": 12.0}, "LoKrConfig", {"r": 8, "alpha": 12.0, "decompose_factor": 4}),
     "lokr low-rank": ({"r": 2, "alpha": 3.0, "factor": 3}, "LoKrConfig", {"r": 2, "alpha": 3.0, "decompose_factor": 3}),
     "lokr square": ({"r": 1, "alpha": 1.0, "factor": None}, "LoKrConfig", {"r": 1, "alpha": 1.0}),

@@ -15,7 +15,7 @@ PEFT = {
     "oft shared": ("OFTConfig", {"oft_block_size": 4, "num_cayley_neumann_terms": 7, "block_share": True}),
 }
 EXACT, SERIES = {"oft_block_size": 4, "use_cayley_neumann": False}, {"oft_block_size": 8, "num_cayley_neumann_terms": 6}
-SAME = {
+TWINS = {
     "oft": ({}, "OFTConfig", EXACT),
     "oft shared": ({"share": True}, "OFTConfig", EXACT | {"block_share": True}),
     "oft series": ({"block": 8, "terms": 6}, "OFTConfig", SERIES),

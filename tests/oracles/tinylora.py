@@ -6,7 +6,7 @@ from tests.dense import Dense, Layer, plain
 
 COUNT = 3_584
 SETTINGS = [{"r": 2, "u": 3, "seed": 5}, {"tie": 3}]
-SAME = {
+TWINS = {
     "tinylora": ({"r": 4, "u": 5}, "TinyLoraConfig", {"r": 4, "u": 5}),
     "tinylora tied": ({"r": 4, "u": 5, "tie": 2}, "TinyLoraConfig", {"r": 4, "u": 5, "weight_tying": 0.5}),
 }

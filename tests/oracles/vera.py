@@ -9,7 +9,7 @@ from tests.dense import Dense, Layer
 COUNT = 28 * (2048 + 1024 + 2 * 256)
 SETTINGS = [{"seed": 3, "d_initial": -0.2}]
 PEFT = {"vera": ("VeraConfig", {"r": 4}), "vera seed": ("VeraConfig", {"r": 24, "projection_prng_key": 5})}
-SAME = {"vera": ({"r": 8}, "VeraConfig", {"r": 8})}
+TWINS = {"vera": ({"r": 8}, "VeraConfig", {"r": 8})}
 
 
 @torch.no_grad()
