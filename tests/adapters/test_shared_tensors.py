@@ -14,6 +14,7 @@ import adapters as ad
 from adapters._format import tensors_sha256
 from adapters.lokr import split
 from adapters.vera import random_rows
+from tests.adapters import test_layers
 from tests.toy import attached, generic, record_of, tokens, toy
 
 
@@ -117,6 +118,11 @@ def test_random_rows_are_the_same_everywhere():
     assert abs(float(large.var()) - 4 / 3) < 0.05
     assert abs(float(large.mean())) < 0.05
     assert abs(float(torch.corrcoef(large).fill_diagonal_(0).abs().max())) < 0.25
+
+
+@pytest.mark.parametrize("name", ["vera", "tinylora"])
+def test_peft_computes_the_same_on_conv1d(name, tmp_path):
+    test_layers.test_peft_computes_the_same_on_conv1d(name, tmp_path)
 
 
 def test_lokr_splits_sizes_as_peft():
