@@ -92,7 +92,7 @@ class CastGuard:
     def __call__(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         site, layer, casts = self.site, self.site.layer, self.site.casts
         buffers, dtype = dict(layer._buffers), layer.weight.dtype
-        type(layer)._apply(layer, fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        type(layer)._apply(layer, fn, *args, **kwargs)
         for key, old in buffers.items():
             now = layer._buffers[key]
             if key.startswith("basis_") and old is not None and now is not None and now.dtype != old.dtype:

@@ -39,7 +39,8 @@ def label_loss_sum(
     for part, expected in zip(states.split(chunk), targets.split(chunk), strict=True):
         # Recomputed in the backward pass: kept, the chunks' logits would add up to what chunking avoids.
         total = total + checkpoint(_chunk_loss, model, ids, outputs, part, expected, use_reentrant=False)
-    return total
+    loss: Tensor = total
+    return loss
 
 
 def _chunk_loss(

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
 
 def measure(file: Path, args: Arguments) -> None:
     """Prepares the file and prints what that took."""
-    from harness.cli.task import quiet
+    from harness.cli.quiet import quiet
     from harness.data.load import load_data
     from harness.inputs.base_model import load_tokenizer
     from harness.inputs.fingerprints import Fingerprinter

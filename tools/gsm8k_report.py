@@ -70,7 +70,7 @@ def _table(head: list[str], body: list[list[str]]) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return row["variant"] + (" (PEFT)" if row["peft"] else "")
+    return str(row["variant"]) + (" (PEFT)" if row["peft"] else "")
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _try(name: str, model: Any, path: Path) -> None:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.cli.task import quiet
+    from harness.cli.quiet import quiet
     from harness.device import usable_device
 
     quiet()

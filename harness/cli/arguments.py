@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -52,7 +52,7 @@ def parse(schema: type[T], argv: list[str], doc: str) -> T:
     if missing:
         raise SystemExit(problem(missing[0], "missing", expected=f"{missing[0]}=<value>", remedy="See --help."))
     result: Any = OmegaConf.to_object(values)
-    return result
+    return cast(T, result)
 
 
 def _unknown(word: str, keys: list[str]) -> str:

@@ -13,7 +13,7 @@ def quiet() -> None:
     import huggingface_hub
     import transformers
 
-    huggingface_hub.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

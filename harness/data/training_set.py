@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.config.job import Job
 from harness.data.held_out import HeldOut, remove_held_out
@@ -14,6 +14,7 @@ from harness.errors import refuse
 from harness.inputs.fingerprints import Fingerprint, has_changed
 from harness.inputs.rows import Row, stream_rows
 
+T = TypeVar("T")
 KEPT = 8  # data sets and question lists that a process keeps at hand
 CHUNK = 1024  # rows tokenised at a time
 UNFIT = 0.01  # share of rows that may be left out since their tokens do not fit; above it, the prompt is to blame
@@ -83,9 +84,9 @@ def fill(writer: Writer, rows: Iterable[tuple[int, Row]], held_out: HeldOut, job
 _kept: dict[str, Any] = {}
 
 
-def keep(key: str, make: Callable[[], Any]) -> Any:
+def keep(key: str, make: Callable[[], T]) -> T:
     """The value of `make()` for this key; a process keeps the last few for its next jobs."""
-    value = _kept.pop(key) if key in _kept else make()
+    value: T = _kept.pop(key) if key in _kept else make()
     _kept[key] = value
     while len(_kept) > KEPT:
         del _kept[next(iter(_kept))]

@@ -120,7 +120,8 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        return out.logits[:, -1]
+        logits: Tensor = out.logits[:, -1]
+        return logits
 
 
 @torch.inference_mode()

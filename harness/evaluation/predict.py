@@ -73,7 +73,7 @@ def predict(
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:
     """The raw text: some tokenizers would otherwise tidy the spaces in it, and `1 , 000` is not `1, 000`."""
-    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _chunks(lengths: list[int], size: int, shuffled: int | None) -> list[list[int]]:

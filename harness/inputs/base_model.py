@@ -71,7 +71,8 @@ def load_model(job: Job) -> nn.Module:
         _refuse_non_finite(_stored_tensors(folder), job.model)  # quantizing may hide them
     _refuse_non_finite(model.state_dict().items(), job.model)
     forbid_cpu_packing(model)  # before anybody's first grad-free forward
-    return model.eval()
+    evaluated: nn.Module = model.eval()
+    return evaluated
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,7 @@ import adapters as ad
 from harness.config.job import Job
 from harness.device import memory_of
 from harness.errors import refuse
-from harness.inputs.base_model import local_folder
+from harness.inputs.model_files import local_folder
 
 
 def check_fit(job: Job, *, here: bool = True) -> str:

@@ -109,7 +109,7 @@ def _ask(kind: Kind, repo: str, revision: str) -> None:
 
 def _no_answer() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself
 
     return (httpx.TransportError, HfHubHTTPError)
 

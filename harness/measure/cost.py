@@ -81,7 +81,7 @@ def macs_per_token(model: Any, device: str, tokens: int = 64) -> float:
         model(input_ids=ids, use_cache=False)  # what does not depend on the input is paid for once, not per token
         with FlopCounterMode(display=False) as counter:
             model(input_ids=ids, use_cache=False)
-    return counter.get_total_flops() / 2 / tokens
+    return float(counter.get_total_flops()) / 2 / tokens
 
 
 def pass_times(loss: Callable[[], Tensor], device: str, repeats: int = 3) -> dict[str, float]:

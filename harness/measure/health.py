@@ -25,7 +25,8 @@ def base_sha256(model: nn.Module) -> str:
 
 @torch.no_grad()
 def logits(model: Any, ids: Tensor) -> Tensor:
-    return model(input_ids=ids, use_cache=False).logits
+    out: Tensor = model(input_ids=ids, use_cache=False).logits
+    return out
 
 
 class Health:

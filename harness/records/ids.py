@@ -45,7 +45,8 @@ def science(job: Job, prints: Fingerprints, *, typed: bool = False) -> dict[str,
     names = EVALUATED + (TRAINED if job.trains else ())
     if job.trains:
         flat |= {f"adapter.{k}": v for k, v in ad.config_fields(job.adapter).items()}
-    return json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))  # tuples become lists, as in a record
+    settings: dict[str, Any] = json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))
+    return settings  # tuples have become lists, as in a record
 
 
 def run_id(job: Job, prints: Fingerprints, fingerprinter: Fingerprinter) -> str:

@@ -141,7 +141,7 @@ def _seconds_of_session(folder: Path) -> float:
     try:
         started = json.loads((folder / "checkpoint" / "started.json").read_text())
         last = max(p.stat().st_mtime for p in [*folder.iterdir(), *(folder / "checkpoint").iterdir()])
-        return float(started["earlier"]) + max(0.0, last - started["began"])
+        return float(started["earlier"]) + max(0.0, last - float(started["began"]))
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 

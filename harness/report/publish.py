@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from adapters import atomic_file
 from harness.errors import refuse
-from harness.files import atomic_file, write_text
+from harness.files import write_text
 from harness.paths import PUBLISHED, ROOT, under_root
 from harness.records.record import FINAL, NAME, one_line
 from harness.records.store import UNREADABLE, outcome, read_records

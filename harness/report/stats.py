@@ -132,7 +132,8 @@ def _draws(arms: list[Right], resamples: int, seed: int) -> NDArray[np.float64]:
     for n, right in enumerate(arms):
         of_seeds = _counts(len(right), resamples, seed + 2 + n)
         sums.append(((of_seeds @ right) * of_questions).sum(axis=1) / (len(right) * questions))
-    return sums[0] - sums[1] if len(sums) == 2 else sums[0]
+    total: NDArray[np.float64] = sums[0] - sums[1] if len(sums) == 2 else sums[0]
+    return total
 
 
 @lru_cache(maxsize=8)
