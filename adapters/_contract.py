@@ -141,6 +141,7 @@ class Variant:
     supports_quantized: ClassVar[bool] = True
     trains_base: ClassVar[bool] = False  # the one exception to "weights are never written"
     basis_fields: ClassVar[tuple[str, ...] | None] = None  # config fields its basis depends on; None: all of them
+    basis_reads_weight: ClassVar[bool] = True  # False where the config alone gives it: it is the same on another base
     no_decay: ClassVar[frozenset[str]] = frozenset()  # scale-free tensors: decay would not pull them to identity
     lr_multipliers: ClassVar[Mapping[str, float]] = {}
     identity_atol: ClassVar[float] = 0.0  # > 0 only where the paper's init is no exact identity

@@ -41,6 +41,7 @@ class SHiRA(Variant):
     Config = SHiRAConfig
     paper = "2406.13175"
     basis_fields = ("r", "mask_seed")
+    basis_reads_weight = False
 
     @classmethod
     def shapes(cls, cfg: SHiRAConfig, o: int, i: int) -> dict[str, Shape]:
