@@ -46,7 +46,7 @@ KIND = Kind(
     can_write=can_write,
     write=write,
     fields=lambda cfg, ranks, targets: {"r": cfg.r, "mask_type": "random"},
-    settings=lambda config: {"r": config["r"], "mask_seed": None},
+    settings=lambda config: {"r": config["r"], "seed": None},
     basis=basis,
     read=lambda site, tensors: {"lora_values": tensors["shira_weight"]},
 )

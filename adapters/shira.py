@@ -7,7 +7,7 @@ Deviates from paper: the paper's SHiRA-Rand; none of its masks that rank weights
     parameters, as in PEFT, and at most o·i; the paper takes 1–2 % of the weights. PEFT draws positions with
     torch.randperm, which no release of torch has to repeat; here an integer hash decides (`positions`).
 Refs: layers of one shape share their positions, as with PEFT's `random_seed`. Positions are no part of a
-    checkpoint but for adapters from PEFT's files, which have their own: mask_seed None. S is built dense, (o, i) in the
+    checkpoint but for adapters from PEFT's files, which have their own: seed None. S is built dense, (o, i) in the
     activations' dtype, in the forward pass and again in the backward pass, whose gradient of it is dense too; in a
     `frozen()` block one S stays for each adapted layer.
 """
@@ -31,31 +31,32 @@ WORD = 0xFFFFFFFF
 
 @dataclass(frozen=True, kw_only=True)
 class SHiRAConfig(Config):
-    """r: the layer's n is r(o + i), at most o·i. mask_seed: of the positions; None: they come from a file."""
+    """r: the layer's n is r(o + i), at most o·i. seed: of the positions; None: they come from a file."""
 
     r: int = bounded(32, lo=1)
-    mask_seed: int | None = bounded(0, lo=0, hi=WORD - 1)
+    seed: int | None = bounded(0, lo=0, hi=WORD - 1)
 
 
 class SHiRA(Variant):
     Config = SHiRAConfig
     paper = "2406.13175"
-    basis_fields = ("r", "mask_seed")
+    basis_fields = ("r", "seed")
+    basis_reads_weight = False
 
     @classmethod
     def shapes(cls, cfg: SHiRAConfig, o: int, i: int) -> dict[str, Shape]:
         return {"lora_values": (min(cfg.r * (o + i), o * i),)}
 
     def basis(self, W: Float[Tensor, "o i"], moment: Tensor | None) -> dict[str, Tensor]:
-        if self.cfg.mask_seed is None:
-            what, remedy = "mask_seed=None stands for the positions in a file", "Choose a seed."
+        if self.cfg.seed is None:
+            what, remedy = "seed=None stands for the positions in a file", "Choose a seed."
             raise AdapterError(problem(type(self.cfg).__name__, what, remedy=remedy))
         (n,) = self.shapes(self.cfg, self.o, self.i)["lora_values"]
-        return {"basis_positions": positions(self.cfg.mask_seed, n, self.o * self.i)}
+        return {"basis_positions": positions(self.cfg.seed, n, self.o * self.i)}
 
     @classmethod
     def stored_basis(cls, cfg: SHiRAConfig, calibrated: bool, o: int, i: int) -> dict[str, Shape]:
-        return {"basis_positions": cls.shapes(cfg, o, i)["lora_values"]} if cfg.mask_seed is None else {}
+        return {"basis_positions": cls.shapes(cfg, o, i)["lora_values"]} if cfg.seed is None else {}
 
     def sparse(self, values: Float[Tensor, " n"]) -> Float[Tensor, "o i"]:
         """S, in the dtype of the values."""

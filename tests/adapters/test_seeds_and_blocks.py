@@ -84,7 +84,7 @@ def test_positions_are_stored_only_where_a_file_brought_them(tmp_path):
     ad.load(again, tmp_path / "imported")
     assert torch.equal(logits(again), logits(model))
     assert (logits(again) - expected).norm() < 3e-6 * expected.norm()
-    refused(ad.VARIANTS["shira"].Config(mask_seed=None), 8, 8, "mask_seed=None stands for the positions in a file")
+    refused(ad.VARIANTS["shira"].Config(seed=None), 8, 8, "seed=None stands for the positions in a file")
 
 
 @pytest.mark.parametrize("wrong", ["too large", "negative", "twice"])

@@ -10,7 +10,7 @@ from tests.dense import Dense, Layer
 
 COUNT = 4_587_520
 SMALL = {"r": 4}
-SETTINGS = [{"mask_seed": 12345}, {"r": 12}]  # r = 12: every weight of the toy's layers
+SETTINGS = [{"seed": 12345}, {"r": 12}]  # r = 12: every weight of the toy's layers
 PEFT = {"shira": ("ShiraConfig", {"r": 4, "random_seed": 3}), "shira unseeded": ("ShiraConfig", {"r": 2})}
 TWINS = {"shira": ({}, "ShiraConfig", {"r": 4})}
 
@@ -24,7 +24,7 @@ def finalized(h: int) -> int:
 
 def dense(L: Layer) -> Dense:
     o, i = L.W.shape
-    seed = finalized(L.cfg.mask_seed + 1)
+    seed = finalized(L.cfg.seed + 1)
     keys = {p: finalized(p ^ seed) for p in range(o * i)}
     places = sorted(sorted(keys, key=keys.__getitem__)[: L.cfg.r * (o + i)])
     S = torch.zeros(o, i, dtype=L.W.dtype)
