@@ -51,14 +51,22 @@ if TYPE_CHECKING:  # for type checkers only: at run time every variant's config 
     from adapters.dora import DoRAConfig as DoRAConfig
     from adapters.eva import EVAConfig as EVAConfig
     from adapters.full import FullConfig as FullConfig
+    from adapters.gralora import GraLoRAConfig as GraLoRAConfig
+    from adapters.hira import HiRAConfig as HiRAConfig
     from adapters.hra import HRAConfig as HRAConfig
     from adapters.ia3 import IA3Config as IA3Config
     from adapters.ia3_ff import IA3FFConfig as IA3FFConfig
+    from adapters.lokr import LoKrConfig as LoKrConfig
     from adapters.lora import LoRAConfig as LoRAConfig
     from adapters.lora_xs import LoRAXSConfig as LoRAXSConfig
+    from adapters.miss import MiSSConfig as MiSSConfig
     from adapters.none import NoneConfig as NoneConfig
+    from adapters.oft import OFTConfig as OFTConfig
     from adapters.pissa import PiSSAConfig as PiSSAConfig
     from adapters.road import RoadConfig as RoadConfig
+    from adapters.shira import SHiRAConfig as SHiRAConfig
+    from adapters.tinylora import TinyLoRAConfig as TinyLoRAConfig
+    from adapters.vera import VeRAConfig as VeRAConfig
 
 _HOMES = {
     "VARIANTS": "_registry",
