@@ -68,7 +68,7 @@ def parameter_count(model: nn.Module, cfg: Config) -> int:
     sizes = {name: layer_shape(layer) for name, layer in select_targets(model, cfg).items()}
     cfgs = {name: checked_config(variant, cfg, *size, name) for name, size in sizes.items()}
     cfgs = variant.distribute(cfgs, sizes, None)
-    owners = set(owners_of(variant, cfgs).values())
+    owners = [name for name, owner in owners_of(variant, cfgs).items() if owner == name]
     shapes = [s for name in owners for s in variant.shapes(cfgs[name], *sizes[name]).values()]
     return sum(torch.Size(s).numel() for s in shapes)
 

@@ -81,8 +81,8 @@ def check_layers(where: str, file: Checkpoint, layers: dict[str, Layer]) -> Rest
         for key in sorted(stored.keys() ^ (needed.keys() | everywhere)):
             what = f"{'unknown' if key in stored else 'missing'} tensor {name}.{key}"
             raise AdapterError(problem(where, what, remedy="Save it again."))
-    owners = set(owners_of(file.variant, cfgs).values())
-    _check_tensors(where, trained, {k: e for name in owners for k, e in expected[name].items()})
+    owners = [n for n, owner in owners_of(file.variant, cfgs).items() if owner == n]
+    _check_tensors(where, trained, {k: e for n in owners for k, e in expected[n].items()})
     return Restored(cfgs, bases, file.calibration_sha256)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from adapters._bases import top_r
 from adapters._contract import Config, Shape, Variant, bounded, wide
+from adapters._errors import AdapterError, problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,11 @@ class TinyLoRA(Variant):
 
     @classmethod
     def distribute(cls, cfgs: dict[str, Any], shapes: Mapping[str, tuple[int, int]], moments: Any) -> dict[str, Any]:
+        """Seeds of the layers: the configured one in the high bits, their places in the low ones."""
+        for cfg in cfgs.values():
+            if cfg.seed >= 1 << 16:
+                where, expected = type(cfg).__name__, "an integer >= 0 and <= 65535"
+                raise AdapterError(problem(where, "seed out of range", got=cfg.seed, expected=expected))
         return {name: replace(cfg, seed=(cfg.seed << 16) + n) for n, (name, cfg) in enumerate(cfgs.items())}
 
     @classmethod

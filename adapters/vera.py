@@ -3,12 +3,12 @@
     y' = y + b∘B(d∘Ax),   A (r, i), B (o, r) frozen and random, the same for all layers;  b (o,), d (r,) train
 
 Identity at t=0: b = 0, so the added term is exactly 0; d = `d_initial`.
-Deviates from paper: in nothing where layers have one shape. Layers of other shapes take the first columns of A and rows
-    of B, as in PEFT, but with the bound √(6/i), √(6/r) of their own sizes. A and B are no tensors of a checkpoint:
-    row j of A (column j of B) is drawn by torch's CPU generator with seed 2¹⁶·seed + 2j (+ 1), uniform, so that every
-    machine draws the same bits and a smaller matrix is a corner of a larger one. PEFT draws all of A, then B, from one
-    generator; adapters read from its folders keep its A and B (seed None).
-Refs: section 3; kaiming-uniform and d = 0.1 as in the authors' experiments.
+Deviates from paper: r is at most o and i. Smaller layers take a corner of A and B, as in PEFT, but scaled to the bounds
+    √(6/i) and √(6/r) of their own sizes. Row j of A (column j of B) is uniform, from torch's CPU generator with seed
+    2¹⁶·seed + 2j (+ 1): every machine draws the same bits, and no checkpoint holds A and B. PEFT draws A, then B,
+    from one generator; adapters read from its folders keep its A and B (seed None).
+Refs: section 3; kaiming-uniform and d = 0.1 as in the authors' experiments. Λ_b B Λ_d is formed, (o, r): fewer kernels
+    than two gates on the activations, and no activation to keep for them.
 """
 
 from __future__ import annotations

@@ -103,6 +103,8 @@ def test_one_random_matrix_serves_all_layers_of_a_shape(tmp_path):
         assert sum("basis_" in name for name in load_file(tmp_path / "a")) == (8 if basis else 0)
     with pytest.raises(ad.AdapterError, match="VeRAConfig: seed is None"):
         attached(toy(), "vera", seed=None)
+    with pytest.raises(ad.AdapterError, match="TinyLoRAConfig: seed out of range, got 65536"):
+        attached(toy(), "tinylora", seed=65536)
 
 
 def test_random_rows_are_the_same_everywhere():
