@@ -127,7 +127,8 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     that this library would not compute exactly as PEFT does: the message names the field. PEFT's files do not say
     which base weights they were trained on.
     """
-    where, path, model = str(folder), Path(folder), bare(model)
+    path, model = _adapter_folder(Path(folder)), bare(model)
+    where = str(path)
     config, kinds = _read_config(path)
     layers, of_file = _read_layers(where, path, kinds)
     linear = {n: m for n, m in named_modules(model) if is_linear(m)}
@@ -158,13 +159,23 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     return handle
 
 
+def _adapter_folder(folder: Path) -> Path:
+    """The folder itself, or the one in it that PEFT saved an adapter to that is not called `default`."""
+    named = sorted(p.parent for p in folder.glob(f"*/{CONFIG}"))
+    named = [p for p in named if not p.name.startswith("checkpoint-")]  # transformers.Trainer's
+    if len(named) == 1 and not (folder / CONFIG).exists():
+        return named[0]
+    if named:
+        there = ", ".join(map(str, named)) + (" beside the default" if (folder / CONFIG).exists() else "")
+        raise AdapterError(
+            problem(str(folder), f"several adapters ({there})", remedy="Give the folder of one of them.")
+        )
+    return folder
+
+
 def _read_config(folder: Path) -> tuple[Fields, dict[str, Kind]]:
     """adapter_config.json, and the kinds of its peft_type by variant."""
-    where, others = str(folder), sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
-    others = [n for n in others if not n.startswith("checkpoint-")]  # transformers.Trainer's
-    if others:
-        remedy = "Give a folder with one adapter: save_pretrained(folder, selected_adapters=[one of them])."
-        raise AdapterError(problem(where, f"several adapters ({', '.join(others)} beside the default)", remedy=remedy))
+    where = str(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -54,11 +54,7 @@ class Wandb:
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
         job = plan.job
         self.say, self.metrics, self.sent = say, plan.folder / "metrics.jsonl", 0
-        mark = plan.folder / "checkpoint" / "tracking.json"
-        if not mark.exists():
-            # With the time: a run that is repeated (force=true, changed code) is another curve, not the old one.
-            write_text(mark, json.dumps({"id": f"{plan.science_hash[:8]}-{time.time_ns():x}"}))
-        self.id = json.loads(mark.read_text())["id"]
+        self.id = _tracked_id(plan)
         config = masked(job.composed | {"science": plan.science, "run_id": plan.id})
         config |= {"science_hash": plan.science_hash, "code_hash": plan.code_hash}
         self.run: Any = self._guarded(lambda: self._begin(job, plan.id, config, job.tracking.mode))
@@ -121,3 +117,18 @@ class Wandb:
             self.say(f"wandb: {reason}; the run continues, and its record is complete without it")
             self.run = None
             return None
+
+
+def _tracked_id(plan: Plan) -> str:
+    """The id of the tracked run that this run began; a new one where there is none that can be read."""
+    mark = plan.folder / "checkpoint" / "tracking.json"
+    try:
+        known = json.loads(mark.read_text())["id"]
+        if isinstance(known, str) and known:
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    # With the time: a run that is repeated (force=true, changed code) is another curve, not the old one.
+    new = f"{plan.science_hash[:8]}-{time.time_ns():x}"
+    write_text(mark, json.dumps({"id": new}))
+    return new

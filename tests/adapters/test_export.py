@@ -395,9 +395,13 @@ def test_several_adapters_are_refused(tmp_path):
     model.add_adapter("second", peft.LoraConfig(**LORA))
     model.save_pretrained(tmp_path / "two")
     model.save_pretrained(tmp_path / "one", selected_adapters=["default"])
-    with pytest.raises(ad.AdapterError, match=r"several adapters \(second beside the default\)"):
+    message = r"several adapters \(\S+second beside the default\)\. Give the folder of one of them"
+    with pytest.raises(ad.AdapterError, match=message):
         ad.import_peft(qwen(), tmp_path / "two")
     ad.import_peft(qwen(), tmp_path / "two" / "second")
+    model.save_pretrained(tmp_path / "named", selected_adapters=["second"])
+    assert not (tmp_path / "named" / "adapter_config.json").exists()
+    ad.import_peft(qwen(), tmp_path / "named")  # PEFT saved it to named/second
     (tmp_path / "one" / "checkpoint-500").mkdir()
     (tmp_path / "one" / "checkpoint-500" / "adapter_config.json").write_text("{}")
     ad.import_peft(qwen(), tmp_path / "one")

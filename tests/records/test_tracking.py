@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from harness.paths import ROOT
+from harness.records.plan import begin, plan
+from harness.records.tracking import Wandb, start_tracking
 from harness.run import run
 from harness.training.metrics import DivergedError
 from tests.programs import with_words
@@ -153,3 +155,19 @@ def test_off_imports_nothing(overrides: list[str]) -> None:
     setup = "from harness.config.schema import register; register()\n"
     done = subprocess.run([sys.executable, "-c", setup + code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"id": 7}', b'{"id": ""}', b"\xff", b'{"other": "x"}']
+)
+def test_a_damaged_mark_begins_another_curve(small_job: Any, monkeypatch: Any, content: bytes) -> None:
+    """A tracker never ends a run: what a kill left of tracking.json is replaced, and the new id is kept."""
+    planned = plan(small_job("tracking=wandb"))
+    begin(planned)
+    mark = planned.folder / "checkpoint" / "tracking.json"
+    mark.write_bytes(content)
+    monkeypatch.setattr(Wandb, "_begin", lambda *args: None)
+    first, second = (start_tracking(planned, print) for _ in range(2))
+    assert isinstance(first, Wandb)
+    assert isinstance(second, Wandb)
+    assert first.id == second.id == json.loads(mark.read_text())["id"] != ""
