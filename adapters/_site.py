@@ -52,8 +52,8 @@ def build(
     setattr(layer, "_apply", CastGuard(site))  # noqa: B010
     undo.append(partial(remove_attribute, layer, "_apply"))
     site.init(generator, moment)
-    for p in site.parameters().values():
-        p.data = p.data.to(device)
+    for key, p in site.parameters().items():
+        layer.register_parameter(key, nn.Parameter(p.detach().to(device)))
 
 
 def remove_attribute(layer: nn.Module, name: str) -> None:

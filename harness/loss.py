@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import masking_utils
 
 from harness.errors import refuse
 
@@ -26,7 +29,8 @@ def label_loss_sum(
     it, and without a mask the fast attention kernels apply. chunk: positions at one time; None: what CHUNK and LOGITS
     allow (a vocabulary of 151,936 leaves 220).
     """
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    with _unpacked_rows():
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
     chosen = hidden.flatten(0, 1)[labels - 1]  # (N, H): the state before each label
     targets = ids.flatten()[labels]  # (N,)
     head = model.get_output_embeddings()
@@ -67,6 +71,17 @@ def refuse_scaled_logits(model: Any, name: str) -> None:
     if not torch.equal(logits, known(logits)) or not torch.allclose(given[0], hidden, rtol=1e-2, atol=1e-2):
         what = "this model scales or caps its logits, which training here does not support"
         raise refuse("model.id", what, got=name, remedy="Choose another model.")
+
+
+@contextmanager
+def _unpacked_rows() -> Iterator[None]:
+    """Every row is one text. Without a mask transformers would look for several, which makes the host wait."""
+    looks = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looks
 
 
 def _chunk_loss(head: Any, states: Float[Tensor, "N H"], targets: Int[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from transformers import masking_utils
 
 from harness.data.batches import collate
 from harness.loss import label_loss_sum, refuse_scaled_logits
@@ -38,6 +40,18 @@ def test_loss_and_gradients_equal_the_models_own(model: Any, chunk: int | None) 
         torch.testing.assert_close(loss.float(), reference, rtol=1e-6, atol=0)  # transformers takes its loss in fp32
         for n, p in handle.trainable().items():
             torch.testing.assert_close(p.grad, expected[n], rtol=1e-5, atol=1e-6 * float(expected[n].abs().max()))
+
+
+def test_loss_is_that_of_transformers_looking_for_packed_rows(model: Any, monkeypatch: Any) -> None:
+    """Bit for bit; and it is there again for other callers, after an error too."""
+    looks = masking_utils.find_packed_sequence_indices
+    ids, labels = collate(examples(5), pad=1, device="cpu")
+    loss = label_loss_sum(model, ids, labels)
+    with pytest.raises(IndexError):
+        label_loss_sum(model, ids + 10**6, labels)
+    assert masking_utils.find_packed_sequence_indices is looks
+    monkeypatch.setattr("harness.loss._unpacked_rows", nullcontext)
+    assert torch.equal(label_loss_sum(model, ids, labels), loss)
 
 
 def test_padding_is_masked_by_position(model: Any) -> None:
