@@ -18,6 +18,7 @@ from harness.data.tokenize import Example
 from harness.evaluation.generate import generate
 from harness.inputs.base_model import gradient_checkpointing
 from harness.training.loop import optimizer_step
+from harness.training.masters import Masters
 from tests.oracles import oracle
 from tools._qwen3 import random_qwen3
 from tools._simulated import DEVICE, Meter, quantized, simulated
@@ -70,14 +71,14 @@ def tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
 
 def train(meter: Meter, model: Any) -> None:
     job: Any = SimpleNamespace(seed=0, device=DEVICE, clip=1.0)
-    params = list(ad.attachment(model).trainable().values())
-    optimizer = torch.optim.AdamW(ad.parameter_groups(model, lr=1e-3, weight_decay=0.1))
+    masters = Masters(model)
+    optimizer = torch.optim.AdamW(masters.groups(lr=1e-3, weight_decay=0.1))
     batch = [Example(tuple(range(1, 12 + n)), 3) for n in range(2)]
     model.train()
     for step, (job.micro_batch, saving) in enumerate([(None, False), (1, True)]):
         meter.reset()
         with gradient_checkpointing(model, enabled=saving):
-            optimizer_step(model, optimizer, params, job, step, batch, 0)
+            optimizer_step(model, optimizer, masters, job, step, batch, 0)
         assert meter.launches["mm"] > 0
         assert [w for w in meter.waits if OUTLIERS not in w] == []
         assert dict(meter.fp64) == {}
