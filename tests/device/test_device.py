@@ -14,7 +14,7 @@ from harness.paths import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["meter", "life"])
+@pytest.mark.parametrize("file", ["meter", "life", pytest.param("budgets", marks=pytest.mark.drill)])
 def test_on_the_simulated_device(file: str) -> None:
     words = ["-o", "addopts=", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "ignore", "--tb=short"]
     command = [sys.executable, "-m", "pytest", *words, f"tests/device/{file}.py"]

@@ -7,6 +7,7 @@ are optional: a test without its entry skips and says so.
     SMALL      config fields at the toy model's size (16 to 24 wide), where the defaults do not fit it
     DETACHED   trainable tensors whose gradient leaves out a quantity that the paper takes as a constant
     PEFT       label → PEFT's config class and fields, of the variant's own kind: PEFT trains it, import_peft reads it
+    OVER       budget of tests/device/test_budgets.py (train, decode, peak or peft) → why it is not met yet
     BF16_ATOL  how far from the base model's logits the variant starts in bf16, where the start is no exact identity
 """
 
