@@ -56,7 +56,7 @@ def test_life(name: str, settings: dict[str, Any], quantization: str, dtype: tor
         for site in handle.sites.values():
             bilinear_probes(site, dense_weight(site.layer))
         meter.reset()
-        limits: Any = {"batch_size": 2, "max_new_tokens": 3, "complete": lambda tokens: False}
+        limits: Any = {"batch_size": 2, "max_new_tokens": 2, "complete": lambda tokens: False}
         assert len(generate(model, [[1, 2], [1, 2, 3], [4]], eos={511}, pad=0, device=DEVICE, **limits)) == 3
         assert [w for w in meter.waits if f"@ {DECODING}" not in w and OUTLIERS not in w] == []
         assert dict(meter.fp64) == {}
