@@ -33,6 +33,7 @@ DEVICE = "simulated"
 BLOCK = 512  # bytes: the allocator's granularity on CUDA
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 aten = torch.ops.aten
+_FAKES = FakeTensorMode()  # one for all blocks: a variant may keep a tensor for the whole process
 
 
 class _Module(backend_registration._DummyBackendModule):
@@ -173,7 +174,7 @@ def _refuse_mixed(func: Any, name: str, tensors: list[Tensor], leaves: list[Any]
 
 
 def _caller() -> str:
-    """The innermost line of the repository, and the library's line that it led to; without a number's jitter."""
+    """The innermost line of this repository, and the library's function that it led to."""
     frames = [f for f in traceback.extract_stack() if f.filename != __file__]
     ours = [f for f in frames if f.filename.startswith(ROOT) and "site-packages" not in f.filename]
     others = [f for f in frames if "site-packages" in f.filename and "/torch/" not in f.filename]
@@ -256,7 +257,7 @@ def simulated() -> Iterator[Meter]:
     with ExitStack() as stack:
         for place, name, stand_in in patches:
             stack.enter_context(mock.patch.object(place, name, stand_in))
-        stack.enter_context(FakeTensorMode())
+        stack.enter_context(_FAKES)
         stack.enter_context(meter)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifts)
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=…) is a copy from the CPU
