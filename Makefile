@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory simulated gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -75,6 +75,10 @@ bench: $(VENV)/.test ## speed of every variant beside PEFT's, as ratios (quarter
 
 memory: $(VENV)/.test ## peak memory of a training step on Qwen3-0.6B's shapes (needs 13 GB; half an hour on two cores)
 	$(BIN)/python -m tools.bench_memory out=reports/memory.json
+	$(BIN)/python -m tools.gsm8k_report
+
+simulated: $(VENV)/.test ## kernel launches and peak bytes of every variant on a simulated GPU (five minutes); writes reports/simulated.md
+	$(BIN)/python -W ignore -m tools.bench_simulated out=reports/simulated.json
 	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: make gsm8k-smoke GSM8K=<folder> THREADS=2

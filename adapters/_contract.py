@@ -237,6 +237,10 @@ class Variant:
         alpha: float = self.cfg.r if self.cfg.alpha is None else self.cfg.alpha
         return alpha / (math.sqrt(self.cfg.r) if self.cfg.scaling is Scaling.rslora else self.cfg.r)
 
+    def times_coeff(self, t: Tensor) -> Tensor:
+        """c·t, without a kernel for c = 1."""
+        return t if self.coeff == 1 else self.coeff * t
+
     def parameters(self) -> dict[str, nn.Parameter]:
         return {n: getattr(self.layer, n) for n in self.shapes(self.cfg, self.o, self.i)}
 

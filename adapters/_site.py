@@ -59,8 +59,8 @@ def build(
     if site.owner is not site:
         return
     site.init(generator, moment)
-    for p in site.parameters().values():
-        p.data = p.data.to(device)
+    for key, p in site.parameters().items():
+        layer.register_parameter(key, nn.Parameter(p.detach().to(device)))
 
 
 def _buffer(tensor: Tensor, device: torch.device, dtype: torch.dtype, shared: Shared) -> Tensor:

@@ -59,7 +59,7 @@ class AntiPaSTO(Variant):
         g = self.lora_g.to(wide(self.basis_S.dtype, self.lora_g.dtype))
         if self.cfg.suppress_only:
             g = g + (g.clamp_max(0) - g).detach()  # the value is clamped, the gradient is not: a gate can come back
-        return self.basis_S * F.elu(self.coeff * g)
+        return self.basis_S * F.elu(self.times_coeff(g))
 
     @torch.no_grad()
     def project(self) -> None:

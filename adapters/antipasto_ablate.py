@@ -93,7 +93,7 @@ class AntiPaSTOAblate(Variant):
     def share(self) -> Float[Tensor, " k"]:
         """c·α. The value of α is clamped to [0, 1], the gradient is not: a rate pushed out can come back."""
         a = self.lora_alpha.to(wide(self.basis_S.dtype, self.lora_alpha.dtype))
-        return self.coeff * (a + (a.clamp(0, 1) - a).detach())
+        return self.times_coeff(a + (a.clamp(0, 1) - a).detach())
 
     @torch.no_grad()
     def project(self) -> None:

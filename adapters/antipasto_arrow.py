@@ -54,8 +54,8 @@ class AntiPaSTOArrow(Variant):
         """c·M·diag(S_1..b) and S∘ELU(c·g) of the rest, in the wider of fp32 and the activations' dtype."""
         S, b = self.basis_S, self.cfg.block
         kind = wide(S.dtype, self.lora_M.dtype)
-        M = self.coeff * self.lora_M.to(kind) * S[:b]
-        return M, S[b:] * F.elu(self.coeff * self.lora_g.to(kind)) if self.cfg.r > b else S[b:]
+        M = self.times_coeff(self.lora_M.to(kind)) * S[:b]
+        return M, S[b:] * F.elu(self.times_coeff(self.lora_g.to(kind))) if self.cfg.r > b else S[b:]
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         M, gain = self.core_and_gain()

@@ -52,9 +52,9 @@ class AntiPaSTODPLR(Variant):
 
     def gain_and_core(self) -> tuple[Float[Tensor, " r"], Float[Tensor, "k r"], Float[Tensor, "r k"]]:
         """S∘ELU(c·g), A and c·B, in the wider of fp32 and the activations' dtype."""
-        S, c = self.basis_S, self.coeff
+        S, times_c = self.basis_S, self.times_coeff
         kind = wide(S.dtype, self.lora_g.dtype)
-        return S * F.elu(c * self.lora_g.to(kind)), self.lora_A.to(kind), c * self.lora_B.to(kind)
+        return S * F.elu(times_c(self.lora_g.to(kind))), self.lora_A.to(kind), times_c(self.lora_B.to(kind))
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         gain, A, cB = self.gain_and_core()
@@ -63,5 +63,5 @@ class AntiPaSTODPLR(Variant):
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         gain, A, cB = self.gain_and_core()
         p = F.linear(x, self.basis_Vh.to(x.dtype)).to(A.dtype)  # (*B, r)
-        z = gain * p + F.linear(F.linear(p, A), cB)  # (*B, r)
+        z = torch.addcmul(F.linear(F.linear(p, A), cB), gain, p)  # (*B, r)
         return y + F.linear(z.to(x.dtype), self.basis_U.to(x.dtype))

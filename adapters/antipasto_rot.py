@@ -68,7 +68,7 @@ class AntiPaSTORot(Variant):
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
         """P = U·diag(S)·[(R−I) + diag(ELU(c·g))R], the 4×4 blocks folded into U; Q = Vh."""
         S, turn = self.basis_S, self.turn()
-        gain = F.elu(self.coeff * self.lora_g.to(turn.dtype)).view(-1, 4, 1)  # (n, 4, 1)
+        gain = F.elu(self.times_coeff(self.lora_g.to(turn.dtype))).view(-1, 4, 1)  # (n, 4, 1)
         core = turn + gain * turn + torch.diag_embed(gain.squeeze(2))  # (n, 4, 4)
         US = (self.basis_U.to(turn.dtype) * S).view(self.o, -1, 4)  # (o, n, 4)
         return torch.einsum("onk,nkl->onl", US, core).flatten(1), self.basis_Vh

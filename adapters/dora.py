@@ -66,15 +66,16 @@ class DoRA(Variant):
         """m₀/n, without a graph: n is a constant of the forward pass."""
         square, s = self.basis_square.to(A.dtype), self.scale
         WAt = dense_weight(self.layer).to(A.dtype) @ A.T  # (o, r)
-        change = B * (2 * s * WAt + s * s * (B @ (A @ A.T)))  # (o, r)
-        n2 = (square + change.sum(1)).clamp_min(torch.finfo(A.dtype).tiny)  # (o,)
-        return (square / n2).sqrt()
+        change = torch.addmm(WAt, B, A @ A.T, beta=2 * s, alpha=s * s)  # (o, r): 2s·WAᵀ + s²·B(AAᵀ)
+        n2 = torch.baddbmm(square[:, None, None], B.unsqueeze(1), change.unsqueeze(2)).flatten()  # (o,)
+        return (square / n2.clamp_min(torch.finfo(A.dtype).tiny)).sqrt()
 
     def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, computed in the wider of fp32 and `dtype`."""
         A, B, delta = (t.to(wide(dtype)) for t in (self.lora_A, self.lora_B, self.lora_delta))
         ratio, m0 = self.norm_ratio(A, B), self.basis_square.to(A.dtype).sqrt()
-        less_one = (ratio - 1) + ratio / m0.clamp_min(torch.finfo(A.dtype).tiny) * delta  # m₀ = 0 has ratio 0
+        inverse = ratio / m0.clamp_min(torch.finfo(A.dtype).tiny)  # 1/n; m₀ = 0 has ratio 0
+        less_one = torch.addcmul(ratio - 1, inverse, delta)
         P = (self.scale * (1 + less_one)).unsqueeze(1) * B
         return less_one.to(dtype), P.to(dtype), A.to(dtype)
 

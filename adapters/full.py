@@ -4,7 +4,8 @@ y' = (W + ΔW)x + b, with ΔW in the weights themselves. Identity at t=0: nothin
 Keeps a copy of every parameter and buffer of the state dict in CPU memory, so that detach restores the model bit for
 bit. A checkpoint holds all parameters and the buffers that training changed (BatchNorm's statistics). Weight decay
 pulls towards zero, as in ordinary fine-tuning, not towards the pretrained weights. bf16 weights lose small steps to
-rounding: load the model in float32 (and use autocast) for a fair ceiling.
+rounding: for a fair ceiling load the model in float32 (and use autocast), or give the optimizer fp32 copies, as the
+harness does.
 """
 
 from __future__ import annotations

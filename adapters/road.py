@@ -8,7 +8,7 @@ for every pair (y₁, y₂) of outputs: within each group of `group_size`, eleme
     kind 1: one θ and α per pair, o/2 of each.   kind 2: one per output, o of each (as written above).
     kind 4: θ and α of their own for the cosine and the sine of each output, 2o of each.
 
-Identity at t=0: θ = 0 and lora_scale = 0, so αcosθ − 1 = lora_scale·cosθ − 2sin²(θ/2) = 0 and αsinθ = 0 exactly.
+Identity at t=0: θ = 0 and lora_scale = 0, so αcosθ − 1 = (cosθ − 1) + lora_scale·cosθ = 0 and αsinθ = 0 exactly.
 Deviates from paper: the scale is stored as its difference from one, so weight decay pulls to identity. y includes the
     bias, as in PEFT. Pairs are half a group apart (PEFT's layout), not neighbours: outputs have no order.
 Refs: eq. 4; PEFT's `variant` road_1, road_2, road_4 is `kind` here.
@@ -52,21 +52,20 @@ class Road(Variant):
         return {"lora_theta": (cfg.kind * o // 2,), "lora_scale": (cfg.kind * o // 2,)}
 
     def gates(self, dtype: torch.dtype) -> tuple[Float[Tensor, " o"], Float[Tensor, " o"]]:
-        """αcosθ − 1 of each output and the signed αsinθ by which its partner enters, in `dtype`."""
+        """αcosθ − 1 of each output, and the signed αsinθ by which it enters its partner, in `dtype`."""
         half = self.cfg.group_size // 2
         theta, scale = self.lora_theta.to(wide(dtype)), self.lora_scale.to(wide(dtype))
         # kind 4 stores, group after group, all numbers of the cosines and then all of the sines
         shape = {1: (-1, 1, 1, half), 2: (-1, 1, 2, half), 4: (-1, 2, 2, half)}[self.cfg.kind]
         theta, scale = theta.view(shape), scale.view(shape)  # (groups, columns, 1 or 2, half)
-        t, a = theta[:, 0], scale[:, 0]
-        less_one = a * t.cos() - 2 * (t / 2).sin().square()  # (groups, 1 or 2, half)
-        t, a = theta[:, -1], scale[:, -1]
-        sine = t.sin() * (1 + a)
-        signed = torch.stack((-sine[:, 0], sine[:, -1]), 1)  # (groups, 2, half)
+        angles, scales = theta.unbind(1), scale.unbind(1)  # one or two columns
+        cosine, sine = angles[0].cos(), angles[-1].sin()
+        less_one = torch.addcmul(cosine - 1, cosine, scales[0])  # (groups, 1 or 2, half)
+        signs = torch.linspace(1, -1, 2, dtype=theta.dtype, device=theta.device).unsqueeze(1)
+        signed = signs * torch.addcmul(sine, sine, scales[-1]).flip(1)  # (groups, 2, half)
         return less_one.expand_as(signed).flatten().to(dtype), signed.flatten().to(dtype)
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
         less_one, signed = self.cached(f"gates {y.dtype}", lambda: self.gates(y.dtype))
-        pairs = torch.unflatten(y, -1, (-1, 2, self.cfg.group_size // 2))  # (*B, groups, 2, half)
-        partner = pairs.flip(-2).flatten(-3)  # (*B, o)
-        return torch.addcmul(torch.addcmul(y, y, less_one), partner, signed)
+        pairs = torch.unflatten(y * signed, -1, (-1, 2, self.cfg.group_size // 2))  # (*B, groups, 2, half)
+        return torch.addcmul(y, y, less_one) + pairs.flip(-2).flatten(-3)  # flipped last: y alone is kept for backward

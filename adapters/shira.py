@@ -76,7 +76,7 @@ def positions(seed: int, n: int, size: int) -> Int[Tensor, " n"]:
     The key of p is mixed(p ^ mixed(seed + 1)): distinct for distinct p, so there are no ties. size ≤ 2³².
     """
     keys = mixed(torch.arange(size, device="cpu") ^ mixed(torch.tensor(seed + 1, device="cpu")))
-    return (keys <= keys.kthvalue(n).values).nonzero().squeeze(1)
+    return keys.topk(n, largest=False).indices.sort().values
 
 
 def mixed(h: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:

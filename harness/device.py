@@ -77,6 +77,37 @@ def synchronize(device: str | torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def choose_attention() -> None:
+    """Turns off cuDNN's attention, which builds a plan for every new shape (55 ms to 1 s each; decoding has thousands).
+
+    torch prefers it on Hopper; flash and memory-efficient attention take any length without one.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def attention_kernels() -> list[str]:
+    """The kernels that scaled_dot_product_attention may choose from on CUDA."""
+    from torch.backends import cuda
+
+    enabled = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
+    enabled |= {"cudnn": cuda.cudnn_sdp_enabled(), "math": cuda.math_sdp_enabled()}
+    return [name for name, on in enabled.items() if on]
+
+
+def gpu_is_lost() -> bool:
+    """Whether a CUDA error has left this process without its GPU: every later call fails too, until it ends."""
+    import torch
+
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def device_name(device: str) -> str:
     """`NVIDIA …` or the processor's name."""
     import torch

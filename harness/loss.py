@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import masking_utils
 
 CHUNK = 1024  # most label positions whose logits exist at one time
 LOGITS = 2**25  # most logits that exist at one time; several fp32 copies of 128 MiB each follow from them
@@ -27,7 +28,8 @@ def label_loss_sum(
     it, and without a mask the fast attention kernels apply. chunk: positions at one time; None: what CHUNK and LOGITS
     allow (a vocabulary of 151,936 leaves 220).
     """
-    outputs = model.get_decoder()(input_ids=ids, use_cache=False)
+    with _unpacked_rows():
+        outputs = model.get_decoder()(input_ids=ids, use_cache=False)
     states = outputs.last_hidden_state.flatten(0, 1)[labels - 1]  # (N, H): the state before each label
     outputs = dataclasses.replace(outputs, last_hidden_state=None)
     targets = ids.flatten()[labels]  # (N,)
@@ -41,6 +43,17 @@ def label_loss_sum(
         total = total + checkpoint(_chunk_loss, model, ids, outputs, part, expected, use_reentrant=False)
     loss: Tensor = total
     return loss
+
+
+@contextmanager
+def _unpacked_rows() -> Iterator[None]:
+    """Every row is one text. Without a mask transformers would look for several, which makes the host wait."""
+    looks = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looks
 
 
 def _chunk_loss(

@@ -23,7 +23,7 @@ from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
 from harness.inputs.fit import check_fit
 from harness.measure.meters import Meters
 from harness.records.lock import check_writable, lock
-from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, plan, tidy
+from harness.records.plan import Plan, begin, decide, finish, lacking, new_record, not_refused, plan, tidy
 from harness.records.progress import progress
 from harness.records.record import Record, error_of
 from harness.records.run_log import RunLog
@@ -48,10 +48,10 @@ def run(job: Job, *, in_sweep: bool = False) -> Record:
         job = with_tuned_lr(job, fingerprinter)
     check_writable(job.runs_dir, "runs_dir")
     check_writable(job.cache_dir, "cache_dir")
-    planned = _not_refused(plan(job, fingerprinter))
+    planned = not_refused(plan(job, fingerprinter))
     if planned.action != "skip":
         with lock(job.runs_dir, planned.id):
-            planned = _not_refused(decide(planned))  # another process may have finished it while this one waited
+            planned = not_refused(decide(planned))  # another process may have finished it while this one waited
             if planned.action != "skip":
                 return _do(planned, in_sweep=in_sweep)
     assert planned.record is not None
@@ -60,13 +60,6 @@ def run(job: Job, *, in_sweep: bool = False) -> Record:
     lines = [] if in_sweep else summary_lines(planned.record, planned.folder)
     print("".join(f"{line}\n" for line in lines + lacking(planned)), end="", flush=True)
     return planned.record
-
-
-def _not_refused(planned: Plan) -> Plan:
-    if planned.action == "refuse":
-        what = f"finished already, but not with the same {planned.reason}"
-        raise refuse(planned.id, what, remedy="force=true replaces it and keeps the old record.")
-    return planned
 
 
 def _do(planned: Plan, *, in_sweep: bool) -> Record:

@@ -10,11 +10,17 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from harness.device import lease, one_gpu, usable_device
+from harness.cli import task
+from harness.device import gpu_is_lost, lease, one_gpu, usable_device
+from harness.inputs.base_model import load_model
+from harness.measure.provenance import provenance
 from harness.paths import ROOT
 
 HOLD = """
@@ -131,3 +137,41 @@ def test_auto_takes_no_cpu_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("harness.device.gpu_count", lambda: 0)
     assert usable_device("auto") == "cpu"
+
+
+def test_cudnn_attention_is_off_and_recorded(small_job: Any) -> None:
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    assert "cudnn" in provenance("cpu")["attention"]
+    load_model(small_job())
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert provenance("cpu")["attention"] == ["flash", "efficient", "math"]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("launcher", ["hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.JoblibLauncher"])
+def test_a_lost_gpu_ends_a_serial_sweep(lost: bool, launcher: str, monkeypatch: Any) -> None:
+    """After a device-side assert every call fails, so the next jobs would too; any other error leaves them to run."""
+    import torch
+
+    def synchronize(*_: Any) -> None:
+        if lost:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error")
+
+    hydra = SimpleNamespace(mode=RunMode.MULTIRUN, launcher=SimpleNamespace(_target_=launcher))
+    hydra.overrides = SimpleNamespace(task=["benchmark=tiny"])
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: hydra)
+    monkeypatch.setattr("harness.config.validate.job_from", fails)
+    assert not gpu_is_lost()  # no CUDA in this process
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert gpu_is_lost() is lost
+    if lost and launcher.endswith("BasicLauncher"):
+        with pytest.raises(SystemExit, match="the GPU fails every further call"):
+            task.launch(OmegaConf.create({}))
+    else:
+        assert task.launch(OmegaConf.create({})) is None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from transformers import masking_utils
 
 from harness.data.batches import collate
+from harness.data.tokenize import Example
 from harness.loss import label_loss_sum
 from tests.conftest import attached, examples
 
@@ -38,6 +41,37 @@ def test_loss_and_gradients_equal_the_models_own(model: Any, chunk: int | None) 
         torch.testing.assert_close(loss.float(), reference, rtol=1e-6, atol=0)  # transformers takes its loss in fp32
         for n, p in handle.trainable().items():
             torch.testing.assert_close(p.grad, expected[n], rtol=1e-5, atol=1e-6 * float(expected[n].abs().max()))
+
+
+def test_accelerators_get_widths_of_64_with_the_same_loss(model: Any, monkeypatch: Any) -> None:
+    """The same tokens are labels, and the loss is that of the narrow batch."""
+    monkeypatch.setattr("harness.data.batches._to", lambda tensor, device: tensor)
+    model.double()
+    batch = examples(7)
+    narrow, labels = collate(batch, 1, "cpu")
+    wide, moved = collate(batch, 1, "cuda:0")
+    assert narrow.shape[1] == max(len(e.ids) for e in batch)
+    assert wide.shape == (7, 64)
+    full, _ = collate([Example(tuple(range(128)), 3)], 1, "cuda")
+    assert full.shape == (1, 128)
+    assert torch.equal(wide.flatten()[moved], narrow.flatten()[labels])
+    assert torch.equal(wide[:, : narrow.shape[1]], narrow)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            label_loss_sum(model, wide, moved), label_loss_sum(model, narrow, labels), rtol=1e-12, atol=0
+        )
+
+
+def test_loss_is_that_of_transformers_looking_for_packed_rows(model: Any, monkeypatch: Any) -> None:
+    """Bit for bit; and it is there again for other callers, after an error too."""
+    looks = masking_utils.find_packed_sequence_indices
+    ids, labels = collate(examples(5), pad=1, device="cpu")
+    loss = label_loss_sum(model, ids, labels)
+    with pytest.raises(IndexError):
+        label_loss_sum(model, ids + 10**6, labels)
+    assert masking_utils.find_packed_sequence_indices is looks
+    monkeypatch.setattr("harness.loss._unpacked_rows", nullcontext)
+    assert torch.equal(label_loss_sum(model, ids, labels), loss)
 
 
 def test_padding_is_masked_by_position(model: Any) -> None:

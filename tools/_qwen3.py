@@ -23,6 +23,9 @@ def random_qwen3(layers: int, device: str, *, dtype: Any = None, **settings: Any
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    from harness.device import choose_attention
+
+    choose_attention()
     shape = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8}
     shape |= {"num_hidden_layers": layers, "head_dim": 128, "vocab_size": 8192, "tie_word_embeddings": True}
     torch.manual_seed(0)

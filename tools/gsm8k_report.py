@@ -1,10 +1,10 @@
-"""What the GSM8K runs cost and showed: reports/gsm8k_smoke.md, reports/gsm8k_gpu.md and a block of docs/gsm8k.md.
+"""What the GSM8K runs cost and showed: pages of reports/ (gsm8k_smoke, gsm8k_gpu, simulated), a block of docs/gsm8k.md.
 
 python -m tools.gsm8k_report
     check=true   change nothing; exit 1 if a page differs from what the JSON files give
 
-Reads reports/memory.json, reports/gsm8k_smoke.json with the records beside it, and reports/gsm8k_gpu/*.json. Only
-measurements on a CUDA device count for reports/gsm8k_gpu.md.
+Reads reports/memory.json, reports/simulated.json, reports/gsm8k_smoke.json with the records beside it, and
+reports/gsm8k_gpu/*.json. Only measurements on a CUDA device count for reports/gsm8k_gpu.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from harness.cli.arguments import parse
 from harness.files import write_text
 from harness.paths import ROOT
 from harness.report.markdown import fill_block, grid
+from tools import bench_simulated
 from tools.bench_memory import KINDS
 from tools.gsm8k_gpu import part_names
 
@@ -57,6 +58,7 @@ def build() -> dict[Path, str]:
     return {
         REPORTS / "gsm8k_smoke.md": smoke_report(REPORTS / "gsm8k_smoke"),
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),
+        REPORTS / "simulated.md": bench_simulated.page(_read(REPORTS / "simulated.json")),
         GUIDE: fill_block(GUIDE.read_text(), "costs", costs, str(GUIDE.relative_to(ROOT))),
     }
 

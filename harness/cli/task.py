@@ -20,6 +20,7 @@ def launch(cfg: DictConfig) -> float | None:
     """
     quiet()
     from harness.config.validate import job_from
+    from harness.device import gpu_is_lost
     from harness.errors import BadInput
     from harness.run import run
 
@@ -28,10 +29,11 @@ def launch(cfg: DictConfig) -> float | None:
         reason = "there is a CUDA device" if cfg.benchmark.name == "gsm8k" else "there is no CUDA device"
         print(f"benchmark={cfg.benchmark.name}, since {reason}; choose another with benchmark=…", flush=True)
     sweep = hydra.mode == RunMode.MULTIRUN
+    alone = hydra.launcher._target_.endswith((".BasicLauncher", ".SlurmLauncher"))  # no pool ends with this process
     try:
         record = run(job_from(cfg), in_sweep=sweep)
     except KeyboardInterrupt:
-        if sweep and not hydra.launcher._target_.endswith((".BasicLauncher", ".SlurmLauncher")):
+        if sweep and not alone:
             return None  # the parent gets its own interrupt, or only this worker was meant
         raise SystemExit(130) from None  # SLURM requeues a preempted job, which must not have returned a value
     except (Exception, BadInput) as error:
@@ -41,5 +43,7 @@ def launch(cfg: DictConfig) -> float | None:
             traceback.print_exception(error)
         else:
             print(error, file=sys.stderr, flush=True)
+        if alone and gpu_is_lost():
+            raise SystemExit("the GPU fails every further call of this process. Run the same command again.") from None
         return None
     return float(record["valid"]["accuracy"]) if record["status"] == "done" else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from adapters import DTYPES, forbid_cpu_packing
 from harness.config.job import Job
 from harness.config.schema import Model
+from harness.device import choose_attention
 from harness.errors import refuse
 from harness.hashing import file_sha256
 from harness.inputs.model_files import WEIGHTS, folder_of, local_folder, stored_quantization
@@ -31,13 +33,17 @@ def loaded(job: Job) -> tuple[Any, Any]:
     """Tokenizer and model. Successive jobs of a process share them: detach restores the model bit for bit."""
     key = f"{job.model} {job.quantization} {job.device}"
     if key not in _loaded:
-        _loaded.clear()
+        forget_models()
         _loaded[key] = (load_tokenizer(job.model), load_model(job))
     return _loaded[key]
 
 
 def forget_models() -> None:
+    """Frees their memory, but for models that an exception's traceback still holds: those go with the next call."""
     _loaded.clear()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def load_tokenizer(spec: Model) -> Any:
@@ -53,6 +59,7 @@ def load_model(job: Job) -> nn.Module:
     """The model in evaluation mode on the job's device. Raises BadInput with the remedy when it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
+    choose_attention()
     options: dict[str, Any] = {"dtype": DTYPES[job.model.dtype]}
     spec = _unpacked(job.model, job.cache_dir / "dequantized")
     folder = folder_of(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import adapters as ad
+from adapters import problem
 from harness.device import synchronize
 
 GB = 1e9
+ROOMIER = {  # phase → what leaves more memory
+    "train": "Set a smaller train.micro_batch (it changes no result), or train.gradient_checkpointing=true.",
+    "eval": "Set a smaller eval.batch_size.",
+}
 
 
 _first = True  # whether no meter has been created in this process
@@ -26,6 +32,7 @@ class MemoryMeter:
     """Peak memory of named phases: allocated and reserved GB on CUDA, peak resident set (RSS) GB on CPU.
 
     A resident set holds what earlier runs of the process left behind, so only the first meter of a process reads it.
+    A phase that finds no memory left on the GPU says what would leave more.
     """
 
     def __init__(self, device: str) -> None:
@@ -38,11 +45,16 @@ class MemoryMeter:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         if self.cuda:
+            gc.collect()
+            torch.cuda.empty_cache()  # else what an earlier phase reserved would count here
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             reset_peak_rss()
         try:
             yield
+        except torch.OutOfMemoryError as error:
+            words = str(error).splitlines()[0].partition(" GPU ")[0].rstrip(".")  # not what each process holds
+            raise torch.OutOfMemoryError(problem(name, words, remedy=ROOMIER.get(name, ""))) from error
         finally:
             self.peaks[name] = self._read()
 
@@ -85,7 +97,17 @@ def macs_per_token(model: Any, device: str, tokens: int = 64) -> float:
 
 
 def pass_times(loss: Callable[[], Tensor], device: str, repeats: int = 3) -> dict[str, float]:
-    """Median milliseconds of forward and backward of `loss()` on one batch; gradients are left behind."""
+    """Median milliseconds of forward and backward of `loss()` on one batch; gradients are left behind.
+
+    Empty where the device has no memory left for it: a figure of cost must not end a run that is finished otherwise.
+    """
+    try:
+        return _pass_times(loss, device, repeats)
+    except torch.OutOfMemoryError:
+        return {}
+
+
+def _pass_times(loss: Callable[[], Tensor], device: str, repeats: int) -> dict[str, float]:
     forward, backward = [], []
     for _ in range(repeats + 1):  # the first is a warm-up
         synchronize(device)

@@ -15,6 +15,7 @@ from harness.config.job import Job
 from harness.data.batches import longest_batch
 from harness.data.tokenize import Example
 from harness.evaluation.forgetting import nats_per_token, pinned_texts, texts_sha256
+from harness.inputs.base_model import gradient_checkpointing
 from harness.loss import label_loss_sum
 from harness.measure.cost import MemoryMeter, macs_per_token, pass_times
 from harness.measure.health import Health
@@ -57,8 +58,9 @@ class Meters:
         if job.trains:
             size = job.micro_batch or job.batch_size
             longest = longest_batch(examples, size, pad, job.device)
-            self.cost |= pass_times(lambda: label_loss_sum(self.model, *longest), job.device)
-            self.model.zero_grad(set_to_none=True)
+            with gradient_checkpointing(self.model.train(), enabled=job.gradient_checkpointing):
+                self.cost |= pass_times(lambda: label_loss_sum(self.model, *longest), job.device)
+            self.model.eval().zero_grad(set_to_none=True)
         nats = self._nats() - self.nats_off
         if not math.isfinite(nats):
             raise DivergedError(f"loss on the forgetting text is {nats}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.device import device_name
+from harness.device import attention_kernels, device_name
 from harness.paths import ROOT
 
 PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "safetensors", "hydra-core", "datasets", "numpy")
@@ -25,6 +25,7 @@ def provenance(device: str) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "device": device_name(device),
         "cuda": torch.version.cuda,
+        "attention": attention_kernels(),
         "threads": torch.get_num_threads(),
     }
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from harness.config.job import Job
 from harness.config.secrets import masked
+from harness.errors import refuse
 from harness.files import write_text
 from harness.hashing import sha256
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, Fingerprints
@@ -78,6 +79,14 @@ def decide(plan: Plan) -> Plan:
     if record["code_hash"] != plan.code_hash:
         changed.append(f"code of {plan.job.variant}")
     return dataclasses.replace(plan, action="refuse" if changed else "skip", reason=", ".join(changed))
+
+
+def not_refused(plan: Plan) -> Plan:
+    """The plan. Raises BadInput for a finished run whose settings or code have changed."""
+    if plan.action == "refuse":
+        what = f"finished already, but not with the same {plan.reason}"
+        raise refuse(plan.id, what, remedy="force=true replaces it and keeps the old record.")
+    return plan
 
 
 def _unfinished(plan: Plan) -> Plan:

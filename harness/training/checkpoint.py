@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ def save_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimiz
     numbers = json.dumps(asdict(progress))
     with atomic_file(place) as temporary:
         save_file(tensors, temporary, metadata={"progress": numbers, "sha256": _digest(tensors, numbers)})
+
+
+def resume(folder: Path, params: Params, optimizer: torch.optim.Optimizer, say: Callable[[str], None]) -> Progress:
+    """Restores the last checkpoint and returns its progress; a damaged one is named and left out."""
+    try:
+        return load_checkpoint(folder, params, optimizer)
+    except DamagedCheckpointError as error:
+        say(f"the checkpoint is damaged ({error}); training starts again")
+        remove_checkpoint(folder)
+        return Progress()
 
 
 def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimizer) -> Progress:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import adapters as ad
 from harness.config.job import Job
 from harness.data.batches import batches, collate
 from harness.data.tokenize import Example
 from harness.loss import label_loss_sum
-from harness.training.checkpoint import DamagedCheckpointError, Progress, load_checkpoint, remove_checkpoint
-from harness.training.checkpoint import save_checkpoint as save
+from harness.training.checkpoint import Progress, resume, save_checkpoint
 from harness.training.interrupt import Interrupted
+from harness.training.masters import Masters
 from harness.training.metrics import Metrics
 
 
@@ -36,15 +35,12 @@ def train(
     Resumes from `folder`/checkpoint where there is one; a damaged one is named and left out. check is called between
     steps and raises to interrupt, after a checkpoint. log gets every row of metrics.jsonl. Raises DivergedError.
     """
-    params = ad.attachment(model).trainable()
-    optimizer = torch.optim.AdamW(ad.parameter_groups(model, lr=job.lr or 0.0, weight_decay=job.weight_decay))
+    masters = Masters(model)
+    params = masters.params
+    optimizer = torch.optim.AdamW(masters.groups(job.lr or 0.0, job.weight_decay))
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    try:
-        progress = load_checkpoint(folder, params, optimizer)
-    except DamagedCheckpointError as error:
-        say(f"the checkpoint is damaged ({error}); training starts again")
-        remove_checkpoint(folder)
-        progress = Progress()
+    progress = resume(folder, params, optimizer, say)
+    masters.write_back()
     if progress.step:
         say(f"resuming at step {progress.step} of {job.steps}")
     order = list(batches(examples, steps=job.steps, batch_size=job.batch_size, seed=job.seed))
@@ -58,14 +54,14 @@ def train(
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor
                 batch = [examples[n] for n in order[step]]
-                loss, norm = optimizer_step(model, optimizer, list(params.values()), job, step, batch, pad)
+                loss, norm = optimizer_step(model, optimizer, masters, job, step, batch, pad)
                 metrics.add(loss, norm, factor * (job.lr or 0.0), sum(len(e.ids) for e in batch))
                 if (step + 1) % job.checkpoint_every == 0 or step + 1 == job.steps:
                     metrics.flush()  # no checkpoint of NaN
-                    save(folder, params, optimizer, progress)
+                    save_checkpoint(folder, params, optimizer, progress)
     except Interrupted:
         metrics.flush()
-        save(folder, params, optimizer, progress)
+        save_checkpoint(folder, params, optimizer, progress)
         raise
     finally:
         model.eval()
@@ -83,7 +79,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 def optimizer_step(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    params: list[torch.nn.Parameter],
+    masters: Masters,
     job: Job,
     step: int,
     batch: list[Example],
@@ -99,8 +95,10 @@ def optimizer_step(
         # Divided by the whole batch's labels, so that splitting a batch changes nothing but memory.
         loss = label_loss_sum(model, ids, labels) / label_tokens
         loss.backward()
+        masters.collect()
         total = total + loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(params, job.clip)
+    norm = torch.nn.utils.clip_grad_norm_(masters.params.values(), job.clip)
     optimizer.step()
+    masters.write_back()
     optimizer.zero_grad(set_to_none=True)
     return total, norm

@@ -9,6 +9,7 @@ are optional: a test without its entry skips and says so.
     PEFT       label → PEFT's config class and fields, of the variant's own kind: PEFT trains it, import_peft reads it
     TWINS      label → our settings, PEFT's config class and fields that mean the same, on q_proj and v_proj
     pairs(site, layer)  for TWINS: our tensor → PEFT's parameter, its value from ours, our gradient from its gradient
+    OVER       budget of tests/device/test_budgets.py (train, decode, peak or peft) → why it is not met yet
     BF16_ATOL  how far from the base model's logits the variant starts in bf16, where the start is no exact identity
 """
 
