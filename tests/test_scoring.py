@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scoring_cases import CASES as ADVERSARIAL
-from scoring_cases import HEADINGS, LATER, Case
 
 from harness import scoring
 from harness.scoring import STOP, Score, answer_complete, cut, reference_answer, score
+from tests.scoring_cases import CASES as ADVERSARIAL
+from tests.scoring_cases import HEADINGS, LATER, Case
 
 GSM8K_TEST = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "test.jsonl"
 

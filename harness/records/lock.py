@@ -64,9 +64,14 @@ def check_writable(folder: Path, key: str) -> None:
     while not os.path.lexists(existing):  # unlike Path.exists, no PermissionError below somebody else's folder
         existing = existing.parent
     remedy = f"Give another: {key}=<folder>."
+    if existing.is_symlink() and not existing.exists():
+        what, remedy = (
+            f"a link to a folder that is gone ({os.readlink(existing)})",
+            f"Create that folder, or g{remedy[1:]}",
+        )
+        raise refuse(key, what, got=str(folder), remedy=remedy)
     if not existing.is_dir():
-        what = "a link to nothing" if existing.is_symlink() and not existing.exists() else "not a folder"
-        raise refuse(key, what, got=str(existing), remedy=remedy)
+        raise refuse(key, "not a folder", got=str(existing), remedy=remedy)
     try:
         # For root, access rights say nothing about /proc or a read-only disk.
         with tempfile.TemporaryFile(dir=existing):

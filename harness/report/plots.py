@@ -17,6 +17,7 @@ Losses = dict[str, list[tuple[int, float]]]  # cell → (step, loss), a few doze
 # Okabe and Ito's colours but for yellow and black, which vanish on one of the two page colours.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "8", "d", "H", "+", "x", "1", "2", "3", "4")
+MARKERS += ("|", "_", ".", r"$\infty$", r"$\oplus$", r"$\otimes$", r"$\Gamma$", r"$\Omega$", r"$\Delta$")
 INK, PAPER, FAINT = "#000000", "#ffffff", "#999999"
 
 

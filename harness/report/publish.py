@@ -115,6 +115,8 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
             contents[file] = opened.read()
     try:
         status = outcome(folder)["status"]
+    except FileNotFoundError:
+        raise refuse(where, "no finished run of this id", expected="a folder with result.json in runs_dir") from None
     except UNREADABLE as error:
         raise refuse(where, f"not a finished run ({one_line(str(error))})", expected="done or diverged") from None
     if status not in FINAL:

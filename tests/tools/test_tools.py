@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.paths import ROOT
-from harness.records.store import PUBLISHED, read_records
+from harness.paths import PUBLISHED, ROOT
+from harness.records.store import read_records
 from harness.tiny.problems import test_problems as problems_of_the_test
 from tools import drill, tiny_breakdown
 from tools._shared import variants
