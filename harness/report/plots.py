@@ -16,7 +16,29 @@ Axes = Any  # matplotlib's own type is unknown until it is imported, which takes
 Losses = dict[str, list[tuple[int, float]]]  # cell → (step, loss), a few dozen points
 # Okabe and Ito's colours but for yellow and black, which vanish on one of the two page colours.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "8", "d", "H", "+", "x", "1", "2", "3", "4")
+MARKERS: tuple[str, ...] = (
+    "o",
+    "s",
+    "^",
+    "D",
+    "v",
+    "P",
+    "X",
+    "*",
+    "<",
+    ">",
+    "p",
+    "h",
+    "8",
+    "d",
+    "H",
+    "+",
+    "x",
+    "1",
+    "2",
+    "3",
+    "4",
+)
 MARKERS += ("|", "_", ".", r"$\infty$", r"$\oplus$", r"$\otimes$", r"$\Gamma$", r"$\Omega$", r"$\Delta$")
 INK, PAPER, FAINT = "#000000", "#ffffff", "#999999"
 
