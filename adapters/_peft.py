@@ -24,7 +24,7 @@ from adapters._files import atomic_file
 from adapters._format import Path_, read_tensors, write_tensors
 from adapters._hooks import Restored, attach, detach
 from adapters._patterns import harmless
-from adapters._peft_kinds import FILE, Fields, Kind, Tensors, discover_kinds
+from adapters._peft_kinds import CONFIG, FILE, Fields, Kind, Tensors, adapter_folder, discover_kinds
 from adapters._peft_lora import KIND as PLAIN_LORA
 from adapters._registry import VARIANTS
 from adapters._site import basis_of
@@ -32,7 +32,7 @@ from adapters._targets import PRESETS, select_targets
 from adapters._weights import is_conv1d, is_linear, layer_shape
 from adapters._wrappers import bare, named_modules
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 LAYER_PREFIX, FILE_PREFIX = "base_model.model.", "base_model."
 KINDS = discover_kinds(VARIANTS)
 # Fields of every kind that a trained adapter does not depend on, or that its tensors' names and shapes repeat.
@@ -127,7 +127,7 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
     that this library would not compute exactly as PEFT does: the message names the field. PEFT's files do not say
     which base weights they were trained on.
     """
-    path, model = _adapter_folder(Path(folder)), bare(model)
+    path, model = adapter_folder(Path(folder)), bare(model)
     where = str(path)
     config, kinds = _read_config(path)
     layers, of_file = _read_layers(where, path, kinds)
@@ -157,20 +157,6 @@ def import_peft(model: nn.Module, folder: Path_) -> Attachment:
         raise
     handle.clamped.clear()  # the file's ranks are used as they are
     return handle
-
-
-def _adapter_folder(folder: Path) -> Path:
-    """The folder itself, or the one in it that PEFT saved an adapter to that is not called `default`."""
-    named = sorted(p.parent for p in folder.glob(f"*/{CONFIG}"))
-    named = [p for p in named if not p.name.startswith("checkpoint-")]  # transformers.Trainer's
-    if len(named) == 1 and not (folder / CONFIG).exists():
-        return named[0]
-    if named:
-        there = ", ".join(map(str, named)) + (" beside the default" if (folder / CONFIG).exists() else "")
-        raise AdapterError(
-            problem(str(folder), f"several adapters ({there})", remedy="Give the folder of one of them.")
-        )
-    return folder
 
 
 def _read_config(folder: Path) -> tuple[Fields, dict[str, Kind]]:

@@ -10,12 +10,16 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from adapters._errors import AdapterError, problem
+
 Tensors = dict[str, Tensor]
 Fields = dict[str, Any]  # of adapter_config.json
+CONFIG = "adapter_config.json"
 FILE = ""  # stands for a layer's name at tensors that PEFT keeps once per file, such as VeRA's projections
 
 
@@ -82,3 +86,17 @@ def discover_kinds(variants: Iterable[str]) -> dict[str, Kind]:
     """variant → KIND of adapters/_peft_<variant>.py, for the variants that have one."""
     names = [name for name in variants if importlib.util.find_spec(f"adapters._peft_{name}") is not None]
     return {name: importlib.import_module(f"adapters._peft_{name}").KIND for name in names}
+
+
+def adapter_folder(folder: Path) -> Path:
+    """The folder itself, or the one in it that PEFT saved an adapter to that is not called `default`."""
+    named = sorted(p.parent for p in folder.glob(f"*/{CONFIG}"))
+    named = [p for p in named if not p.name.startswith("checkpoint-")]  # transformers.Trainer's
+    if len(named) == 1 and not (folder / CONFIG).exists():
+        return named[0]
+    if named:
+        there = ", ".join(map(str, named)) + (" beside the default" if (folder / CONFIG).exists() else "")
+        raise AdapterError(
+            problem(str(folder), f"several adapters ({there})", remedy="Give the folder of one of them.")
+        )
+    return folder

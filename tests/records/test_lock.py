@@ -38,13 +38,18 @@ def test_a_disk_without_locks_is_refused_in_one_line(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [("dangling", "a link to nothing"), ("file", "not a folder"), ("below a file", "not a folder"), ("proc", "cannot")],
+    [
+        ("dangling", "a link to a folder that is gone"),
+        ("file", "not a folder"),
+        ("below a file", "not a folder"),
+        ("proc", "cannot"),
+    ],
 )
 def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str, what: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "purged")
     folder = {"below a file": tmp_path / "file" / "runs", "proc": Path("/proc/runs")}.get(kind, tmp_path / kind)
-    with pytest.raises(BadInput, match=rf"^runs_dir: {what}.*, got '.*Give another: runs_dir=<folder>\.$"):
+    with pytest.raises(BadInput, match=rf"^runs_dir: {what}.*, got '.*[Gg]ive another: runs_dir=<folder>\.$"):
         check_writable(folder, "runs_dir")
     assert not (tmp_path / "purged").exists()
 

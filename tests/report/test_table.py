@@ -172,7 +172,9 @@ def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job
     job = small_job(f"runs_dir={repository / 'local'}")
     name = run(job)["run_id"]
     published = repository / "runs" / "published"
-    with pytest.raises(BadInput, match=r"^publish=nope: not a finished run \(.*No such file"):
+    with pytest.raises(
+        BadInput, match=r"^publish=nope: no finished run of this id; expected a folder with result\.json"
+    ):
         publish([name, "nope"], str(job.runs_dir))
     assert not published.exists()
     publish([name], str(job.runs_dir))
