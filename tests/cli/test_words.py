@@ -90,8 +90,9 @@ def test_a_slip_gets_one_helpful_line(words: str | list[str], message: str) -> N
 
 
 def test_make_run_passes_its_words() -> None:
-    made = subprocess.run(["make", "-n", "run", "ARGS=variant=lora seed=1"], cwd=ROOT, capture_output=True, text=True)
-    assert made.stdout.endswith("train.py variant=lora seed=1\n")
+    words = ["make", "--no-print-directory", "-n", "run", "ARGS=variant=lora seed=1"]  # also inside `make test`
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("train.py variant=lora seed=1\n")
 
 
 def test_the_last_of_two_values_counts_as_in_hydras_sweeper() -> None:
