@@ -65,10 +65,8 @@ def check_writable(folder: Path, key: str) -> None:
         existing = existing.parent
     remedy = f"Give another: {key}=<folder>."
     if existing.is_symlink() and not existing.exists():
-        what, remedy = (
-            f"a link to a folder that is gone ({os.readlink(existing)})",
-            f"Create that folder, or g{remedy[1:]}",
-        )
+        what = f"a link to a folder that is gone ({os.readlink(existing)})"
+        remedy = f"Create that folder, or give another: {key}=<folder>."
         raise refuse(key, what, got=str(folder), remedy=remedy)
     if not existing.is_dir():
         raise refuse(key, "not a folder", got=str(existing), remedy=remedy)
