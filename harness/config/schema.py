@@ -29,7 +29,7 @@ class BenchmarkSchema:
     valid_size: int = MISSING  # questions held out of training
     eval_batch_size: int = MISSING
     max_new_tokens: int = MISSING
-    forgetting_text: str = MISSING  # pinned text, or `generated:arithmetic`
+    forgetting_text: str = MISSING  # pinned text, or `generated:stories`
 
 
 @dataclass

@@ -12,19 +12,15 @@ from harness.errors import refuse
 from harness.loss import label_loss_sum
 from harness.paths import ROOT
 
-GENERATED_DOCUMENTS = 200
+STORIES = 200
 
 
 def pinned_texts(source: str) -> list[str]:
-    """The paragraphs of a text file, or `generated:arithmetic`: lines of bare equations.
+    """The paragraphs of a text file, or `generated:stories`: stories that the tiny base model was not trained on."""
+    if source == "generated:stories":
+        from harness.tiny.documents import held_out_stories
 
-    The tiny base model was trained on other lines of that kind; they hold no question and no worked answer, so that
-    learning the task does not count as remembering.
-    """
-    if source == "generated:arithmetic":
-        from harness.tiny.problems import pretraining_documents
-
-        return list(pretraining_documents(seed=1, count=GENERATED_DOCUMENTS, bare_share=1.0))
+        return held_out_stories(STORIES)
     path = ROOT / source
     if not path.is_file():
         raise refuse("benchmark.forgetting_text", "no such file", got=source, expected="a text file")

@@ -1,8 +1,8 @@
 """The problem families: which numbers, which arithmetic, which sentences.
 
 Each phrasing is `(facts, question)`; slots are `{A}` `{B}` (names), `{s}` (objects), `{c}` `{cs}` (a container and its
-plural), `{0}` `{1}` ... (numbers). `BASIC` families are also what the base model is pre-trained on; the `COMPOSED`
-ones, which chain products and shares with other steps or name units and fractions in words, are new in fine-tuning.
+plural), `{0}` `{1}` ... (numbers). The base model is pre-trained on `KNOWN` families, but for the last phrasing of
+each; `NEW` families, which name units and fractions in words or chain three steps, appear first in fine-tuning.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ class Family:
     hard: tuple[Range, ...]
     phrasings: tuple[tuple[str, str], ...]
 
+    @property
+    def pretrained(self) -> range:
+        """The phrasings that a known family has in pre-training."""
+        return range(len(self.phrasings) - 1)
 
-BASIC = (
+
+KNOWN = (
     Family(
         "gain",
         ("+", 0, 1),
@@ -67,6 +72,7 @@ BASIC = (
         (
             ("{A} has {0} {s}. {B} has {1} more {s} than {A}.", "How many {s} do they have together?"),
             ("{B} collected {1} more {s} than {A}. {A} collected {0} {s}.", "How many {s} did they collect in total?"),
+            ("{A} picked {0} {s}, and {B} beat that by {1}.", "How many {s} did the two of them pick?"),
         ),
     ),
     Family(
@@ -77,6 +83,7 @@ BASIC = (
         (
             ("{A} has {0} {s}. {B} has {1} fewer {s} than {A}.", "How many {s} do they have together?"),
             ("{B} sold {1} fewer {s} than {A}. {A} sold {0} {s}.", "How many {s} did they sell in total?"),
+            ("{A} painted {0} {s}, but {B} fell short of that by {1}.", "How many {s} did the two of them paint?"),
         ),
     ),
     Family(
@@ -101,9 +108,6 @@ BASIC = (
             ("A group of {1} children split {0} {s} evenly.", "How many {s} does each child receive?"),
         ),
     ),
-)
-
-COMPOSED = (
     Family(
         "have_plus_groups",
         ("+", 0, ("*", 1, 2)),
@@ -112,6 +116,7 @@ COMPOSED = (
         (
             ("{A} has {0} {s}. {A} buys {1} {cs} of {2} {s} each.", "How many {s} does {A} have now?"),
             ("{B} brings {1} {cs}, each with {2} {s}, to {A}, who already has {0} {s}.", "How many {s} are there now?"),
+            ("On top of {0} loose {s}, {A} owns {1} {cs} filled with {2} {s} apiece.", "How many {s} does {A} own?"),
         ),
     ),
     Family(
@@ -122,6 +127,7 @@ COMPOSED = (
         (
             ("{A} bakes {0} {cs} of {1} {s} each and sells {2} {s}.", "How many {s} are left?"),
             ("There are {1} {s} in each of {0} {cs}. {A} eats {2} {s}.", "How many {s} remain?"),
+            ("Out of {0} {cs} holding {1} {s} apiece, {2} {s} went missing.", "How many {s} can {A} still find?"),
         ),
     ),
     Family(
@@ -135,23 +141,65 @@ COMPOSED = (
                 "How many dollars does {A} get back?",
             ),
             ("Each of the {s} costs {2} dollars. {A} had {0} dollars and bought {1} {s}.", "How much money is left?"),
+            (
+                "{A} took {0} dollars to the market and paid {2} dollars apiece for {1} {s}.",
+                "What remains in the purse?",
+            ),
         ),
     ),
     Family(
         "times_total",
         ("+", 0, ("*", 0, 1)),
-        ((3, 30), (2, 6)),
+        ((3, 40), (2, 9)),
         ((25, 80), (4, 9)),
         (
             ("{A} has {0} {s}. {B} has {1} times as many {s}.", "How many {s} do they have together?"),
             ("{B} read {1} times as many pages as {A}, who read {0} pages.", "How many pages did they read in all?"),
+            ("{A} counted {0} {s}, and {B} counted {1} times that.", "How many {s} did the two of them count?"),
         ),
     ),
     Family(
+        "join_share",
+        ("/", ("+", 0, 1), 2),
+        ((5, 80), (5, 60), (2, 8)),
+        ((60, 300), (50, 300), (3, 12)),
+        (
+            (
+                "{A} has {0} {s} and {B} has {1} {s}. They put them equally into {2} {cs}.",
+                "How many {s} are in each {c}?",
+            ),
+            ("{2} friends share the {0} {s} of {A} and the {1} {s} of {B} equally.", "How many {s} does each one get?"),
+            ("{0} red {s} and {1} blue {s} go into {2} equal heaps.", "How many {s} make a heap?"),
+        ),
+    ),
+    Family(
+        "two_products",
+        ("+", ("*", 0, 1), ("*", 2, 3)),
+        ((2, 9), (2, 12), (2, 9), (2, 12)),
+        ((5, 12), (10, 30), (5, 12), (10, 30)),
+        (
+            (
+                "{A} buys {0} {s} at {1} dollars each and {2} books at {3} dollars each.",
+                "How many dollars does {A} spend?",
+            ),
+            (
+                "{A} fills {0} {cs} with {1} {s} each. {B} fills {2} {cs} with {3} {s} each.",
+                "How many {s} is that in all?",
+            ),
+            (
+                "{0} rows of {1} {s} stand on the left and {2} rows of {3} {s} on the right.",
+                "How many {s} does {A} see?",
+            ),
+        ),
+    ),
+)
+
+NEW = (
+    Family(
         "weeks",
         ("*", ("*", 0, "7"), 1),
-        ((2, 12), (2, 6)),
-        ((8, 30), (3, 8)),
+        ((2, 25), (2, 8)),
+        ((10, 40), (3, 9)),
         (
             ("{A} makes {0} {s} every day.", "How many {s} does {A} make in {1} weeks?"),
             ("A shop sells {0} {s} per day.", "How many {s} does it sell over {1} weeks?"),
@@ -160,7 +208,7 @@ COMPOSED = (
     Family(
         "dozens",
         ("-", ("*", 0, "12"), 1),
-        ((2, 9), (3, 60)),
+        ((2, 12), (3, 70)),
         ((6, 15), (20, 150)),
         (
             ("{A} buys {0} dozen {s} and uses {1} of them.", "How many {s} are left?"),
@@ -180,40 +228,11 @@ COMPOSED = (
     Family(
         "quarter_left",
         ("-", 0, ("/", 0, "4")),
-        ((8, 200),),
-        ((200, 600),),
+        ((8, 400),),
+        ((300, 1200),),
         (
             ("{A} gave a quarter of the {0} {s} to {B}.", "How many {s} does {A} keep?"),
             ("A quarter of {0} {s} were red and the others were blue.", "How many {s} were blue?"),
-        ),
-    ),
-    Family(
-        "join_share",
-        ("/", ("+", 0, 1), 2),
-        ((5, 80), (5, 60), (2, 8)),
-        ((60, 300), (50, 300), (3, 12)),
-        (
-            (
-                "{A} has {0} {s} and {B} has {1} {s}. They put them equally into {2} {cs}.",
-                "How many {s} are in each {c}?",
-            ),
-            ("{2} friends share the {0} {s} of {A} and the {1} {s} of {B} equally.", "How many {s} does each one get?"),
-        ),
-    ),
-    Family(
-        "two_products",
-        ("+", ("*", 0, 1), ("*", 2, 3)),
-        ((2, 9), (2, 12), (2, 9), (2, 12)),
-        ((5, 12), (10, 30), (5, 12), (10, 30)),
-        (
-            (
-                "{A} buys {0} {s} at {1} dollars each and {2} books at {3} dollars each.",
-                "How many dollars does {A} spend?",
-            ),
-            (
-                "{A} fills {0} {cs} with {1} {s} each. {B} fills {2} {cs} with {3} {s} each.",
-                "How many {s} is that in all?",
-            ),
         ),
     ),
     Family(
@@ -250,4 +269,4 @@ COMPOSED = (
     ),
 )
 
-FAMILIES = BASIC + COMPOSED
+FAMILIES = KNOWN + NEW

@@ -7,9 +7,10 @@ import math
 import os
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
@@ -18,7 +19,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from harness.tiny import problems
-from harness.tiny.recipe import VOCAB_SIZE, Recipe
+from harness.tiny.documents import Document, pretraining_documents, text_of
+from harness.tiny.recipe import VOCAB_SIZE, Recipe, recipe_hash
+
+SAVE_EVERY = 200  # steps
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -42,15 +46,14 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     )
 
 
-def answer_weights(text: str, offsets: list[tuple[int, int]], noise_weight: float) -> list[float]:
-    """The loss weight of each token: 1 in worked solutions and in the results of bare equations, else `noise_weight`.
+def token_weights(document: Document, offsets: list[tuple[int, int]], noise_weight: float) -> list[float]:
+    """The loss weight of each token: 1 in what can be predicted (solutions, results), else `noise_weight`.
 
     Operands and names are drawn at random, so their loss is noise: down-weighting it makes the arithmetic come sooner.
     """
-    start = text.find("Answer:")
-    if start >= 0:
-        return [1.0 if begin > start + len("Answer") else noise_weight for begin, _ in offsets]
-    return [1.0 if text.rfind("=", 0, begin) > text.rfind("\n", 0, begin) else noise_weight for begin, _ in offsets]
+    ends = list(accumulate(len(text) for text, _ in document))
+    worth = [1.0 if predictable else noise_weight for _, predictable in document]
+    return [worth[bisect_right(ends, begin)] for begin, _ in offsets]
 
 
 def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
@@ -62,15 +65,16 @@ def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[Ten
     ids = torch.empty(rows, recipe.row_tokens, dtype=torch.long)
     weights = torch.empty(rows, recipe.row_tokens)
     count = rows * recipe.row_tokens  # more than enough: the stream is read until the rows are full
-    documents = problems.pretraining_documents(recipe.seed, count, recipe.bare_share, recipe.formula_share)
+    documents = pretraining_documents(recipe.seed, count, *recipe.shares)
     filled = 0
     row: list[int] = []
     row_weights: list[float] = []
     while filled < rows:
-        texts = list(islice(documents, 4096))
-        for text, encoding in zip(texts, tokenizer.backend_tokenizer.encode_batch(texts), strict=True):
+        some = list(islice(documents, 4096))
+        encodings = tokenizer.backend_tokenizer.encode_batch([text_of(document) for document in some])
+        for document, encoding in zip(some, encodings, strict=True):
             row += [*encoding.ids, tokenizer.eos_token_id]
-            row_weights += [*answer_weights(text, encoding.offsets, recipe.noise_weight), 1.0]
+            row_weights += [*token_weights(document, encoding.offsets, recipe.noise_weight), 1.0]
             if len(row) >= recipe.row_tokens and filled < rows:
                 ids[filled] = torch.tensor(row[: recipe.row_tokens])
                 weights[filled] = torch.tensor(row_weights[: recipe.row_tokens])
@@ -86,8 +90,14 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def pretrain(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, report: Callable[[str], None]) -> Qwen3ForCausalLM:
-    """Train from scratch on the loss weighted by `answer_weights`; the weights are returned rounded to bf16."""
+def pretrain(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, state_file: Path, report: Callable[[str], None]
+) -> Qwen3ForCausalLM:
+    """Train from scratch on the loss weighted by `token_weights`; the weights are returned rounded to bf16.
+
+    `state_file` keeps the state each SAVE_EVERY steps; where it is of this recipe, training resumes from it, to the
+    same weights.
+    """
     torch.set_num_threads(recipe.threads)
     ids, weights = packed_rows(recipe, tokenizer)
     model = build_model(recipe, tokenizer).train()
@@ -99,24 +109,49 @@ def pretrain(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, report: Callabl
         betas=(0.9, 0.95),
     )
     report(f"{sum(p.numel() for p in model.parameters()):,} parameters, {ids.numel():,} tokens")
+    first = _restore(state_file, recipe, model, optimizer)
     started = time.monotonic()
-    batches = zip(ids.split(recipe.batch_rows), weights.split(recipe.batch_rows), strict=True)
-    for step, (batch, weight) in enumerate(batches):
+    for step in range(first, recipe.steps):
+        rows = slice(step * recipe.batch_rows, (step + 1) * recipe.batch_rows)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1]
-        losses = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-        target_weight = weight[:, 1:].flatten()
-        loss = (losses * target_weight).sum() / target_weight.sum()
+        loss = _loss(model, ids[rows], weights[rows])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % 200 == 0 or step == recipe.steps - 1:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
+            _keep(state_file, recipe, model, optimizer, step + 1)
             seconds = time.monotonic() - started
-            speed = (step + 1) * batch.numel() / seconds
-            report(f"step {step}/{recipe.steps} loss {loss.item():.4f} {seconds:.0f} s {speed:.0f} tokens/s")
+            report(f"step {step + 1}/{recipe.steps}, loss {loss.item():.4f}, {seconds:.0f} s")
     return model.to(torch.bfloat16).eval()
+
+
+def _loss(model: Qwen3ForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy of the next token, in nats."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    target_weights = weights[:, 1:].flatten()
+    return (losses * target_weights).sum() / target_weights.sum()
+
+
+def _keep(file: Path, recipe: Recipe, model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {"recipe": recipe_hash(recipe), "step": step, "model": model.state_dict(), "adamw": optimizer.state_dict()}
+    torch.save(state, file.with_suffix(".part"))
+    os.replace(file.with_suffix(".part"), file)
+
+
+def _restore(file: Path, recipe: Recipe, model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+    """The step to start at: 0 where there is no state, or one of another recipe."""
+    if not file.is_file():
+        return 0
+    state = torch.load(file, weights_only=True)
+    if state["recipe"] != recipe_hash(recipe):
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["adamw"])
+    return int(state["step"])
 
 
 def write(

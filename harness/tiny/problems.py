@@ -1,35 +1,37 @@
-"""The embedded benchmark's rows, in the schemas of MetaMathQA and GSM8K, and the base's pre-training documents.
+"""The embedded benchmark's rows, in the schemas of MetaMathQA and GSM8K.
 
 Every problem is a pair (family, numbers), and a hash of that pair decides whether it may appear in pre-training, in the
 questions (from which training and validation are cut) or in the test set. Within the questions no pair occurs twice. So
 no pair is shared between any two splits, whatever the wording. Splits depend on `SPEC` alone, not on a run's seed.
+
+A question's stratum is `known` where pre-training holds its like, and `new` where fine-tuning has to teach it: a new
+family, the held-out phrasing of a known one, numbers in words, or a sentence that is beside the point.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from harness.tiny.expressions import NotIntegerError, count_leaf, evaluate, infix, solve_for
-from harness.tiny.families import BASIC, COMPOSED, FAMILIES, Family
-from harness.tiny.surface import Wording, draw_wording, word_problem, worked_solution
+from harness.tiny.expressions import NotIntegerError, count_leaf, evaluate, solve_for
+from harness.tiny.families import KNOWN, NEW, Family
+from harness.tiny.surface import NUMBER_WORDS, Wording, draw_wording, word_problem, worked_solution
 
 PROMPT = "Question: {query} Think step by step.\nAnswer:"
 MAX_VALUE = 1500  # largest number in any step: keeps every step within reach of a model of this size
 
 # Everything that decides the data besides the sources: change `version` with any change of the generated rows.
 SPEC: dict[str, int | float] = {
-    "version": 1,
+    "version": 2,
     "seed": 20240229,
     "questions": 4000,
-    "test": 1000,
-    "basic_share": 0.22,
+    "test": 1500,
+    "new_share": 0.45,  # of the questions
+    "new_family_share": 0.7,  # of the new ones; the others are known families on a new surface
     "hard_rate": 0.12,
     "number_words": 0.25,
-    "pretrain_number_words": 0.15,
     "distractors": 0.15,
 }
 SPLIT_SHARES = (("pretrain", 0.30), ("question", 0.50), ("test", 0.20))
@@ -47,6 +49,13 @@ class Problem:
     def key(self) -> tuple[str, tuple[int, ...]]:
         """What no two splits share."""
         return self.family.name, self.numbers
+
+    @property
+    def stratum(self) -> str:
+        """`known` or `new`."""
+        in_words = self.wording.number_words and any(n < len(NUMBER_WORDS) for n in self.numbers)
+        seen = self.family in KNOWN and self.wording.phrasing in self.family.pretrained
+        return "known" if seen and not in_words and not self.wording.distractor else "new"
 
     @property
     def text(self) -> str:
@@ -70,11 +79,8 @@ def split_of(key: tuple[str, tuple[int, ...]]) -> str:
     return SPLIT_SHARES[-1][0]
 
 
-def draw_problem(
-    rng: Random, families: tuple[Family, ...], split: str, number_words: float, distractors: float
-) -> Problem:
-    """A random problem of `split`; numbers are redrawn until every step is a positive integer of at most MAX_VALUE."""
-    family = rng.choice(families)
+def draw_numbers(rng: Random, family: Family, split: str) -> tuple[int, ...]:
+    """Numbers of `split`, redrawn until every step is a positive integer of at most MAX_VALUE."""
     ranges = family.hard if rng.random() < SPEC["hard_rate"] else family.ranges
     while True:
         numbers = tuple(rng.randint(low, high) for low, high in ranges)
@@ -84,9 +90,30 @@ def draw_problem(
             steps: list[str] = []
             evaluate(family.expr, numbers, steps)
             if all(int(step.split("=")[1]) <= MAX_VALUE for step in steps):
-                return Problem(family, numbers, draw_wording(family, rng, number_words, distractors))
+                return numbers
         except NotIntegerError:
             continue
+
+
+def draw_known(rng: Random, split: str) -> Problem:
+    """A problem of a known family in a phrasing of pre-training, plain."""
+    family = rng.choice(KNOWN)
+    return Problem(family, draw_numbers(rng, family, split), draw_wording(rng, family.pretrained))
+
+
+def draw_new(rng: Random, split: str) -> Problem:
+    """A problem of a new family, or of a known one on a surface that pre-training never shows."""
+    rates = (SPEC["number_words"], SPEC["distractors"])
+    if rng.random() < SPEC["new_family_share"]:
+        family = rng.choice(NEW)
+        wording = draw_wording(rng, range(len(family.phrasings)), *rates)
+        return Problem(family, draw_numbers(rng, family, split), wording)
+    while True:
+        family = rng.choice(KNOWN)
+        wording = draw_wording(rng, range(len(family.phrasings)), *rates)
+        problem = Problem(family, draw_numbers(rng, family, split), wording)
+        if problem.stratum == "new":
+            return problem
 
 
 def _distinct(split: str, count: int) -> tuple[Problem, ...]:
@@ -94,9 +121,11 @@ def _distinct(split: str, count: int) -> tuple[Problem, ...]:
     rng = Random(f"{SPEC['seed']}-{split}")
     problems: dict[tuple[str, tuple[int, ...]], Problem] = {}
     while len(problems) < count:
-        families = BASIC if rng.random() < SPEC["basic_share"] else COMPOSED
-        problem = draw_problem(rng, families, split, SPEC["number_words"], SPEC["distractors"])
-        problems.setdefault(problem.key, problem)
+        draw = draw_new if rng.random() < SPEC["new_share"] else draw_known
+        problem = draw(rng, split)
+        while problem.key in problems:
+            problem = draw(rng, split)
+        problems[problem.key] = problem
     return tuple(problems.values())
 
 
@@ -117,16 +146,17 @@ test_problems.__test__ = False  # type: ignore[attr-defined]  # pytest would col
 
 def _reference_row(problem: Problem) -> dict[str, str]:
     steps, answer = problem.steps()
-    return {"question": problem.text, "answer": worked_solution(steps, answer, style=0)}
+    solution = worked_solution(steps, answer, style=0)
+    return {"question": problem.text, "answer": solution, "stratum": problem.stratum}
 
 
 def question_rows() -> list[dict[str, str]]:
-    """The analogue of GSM8K-train: `question, answer`, the answer ending `#### 18`."""
+    """The analogue of GSM8K-train: `question, answer, stratum`, the answer ending `#### 18`."""
     return [_reference_row(problem) for problem in question_problems()]
 
 
 def test_rows() -> list[dict[str, str]]:
-    """The test set: `question, answer`, from problems in no other split."""
+    """The test set: `question, answer, stratum`, from problems in no other split."""
     return [_reference_row(problem) for problem in test_problems()]
 
 
@@ -173,38 +203,3 @@ def train_rows() -> list[dict[str, str]]:
         if inverse is not None:
             rows.append(inverse)
     return rows
-
-
-def _bare_equation(rng: Random) -> str:
-    """One equation: sums up to 600 + 600; products of a number up to 12 and one up to 60, and their quotients."""
-    op = rng.choice("+-*/")
-    if op in "+-":
-        a, b = (rng.randint(1, rng.choice((30, 100, 600))) for _ in range(2))
-        return f"{a}+{b}={a + b}" if op == "+" else f"{max(a, b)}-{min(a, b)}={abs(a - b)}"
-    a, b = rng.randint(2, 12), rng.randint(2, rng.choice((12, 30, 60)))
-    if op == "/":
-        return f"{a * b}/{a}={b}" if rng.random() < 0.5 else f"{a * b}/{b}={a}"
-    return f"{a}*{b}={a * b}" if rng.random() < 0.5 else f"{b}*{a}={a * b}"
-
-
-def pretraining_documents(seed: int, count: int, bare_share: float = 0.35, formula_share: float = 0.3) -> Iterator[str]:
-    """`count` documents: lines of bare arithmetic, formulas worked out step by step, and basic word problems.
-
-    What the base has not seen (the composed families in words, units and fractions, distractors, the inverse rows) is
-    what fine-tuning has to teach; that it can work out the formulas behind them is what lets a small adapter learn it.
-    """
-    rng = Random(f"{SPEC['seed']}-pretrain-{seed}")
-    for _ in range(count):
-        kind = rng.random()
-        if kind < bare_share:
-            yield "\n".join(_bare_equation(rng) for _ in range(6))
-            continue
-        if kind < bare_share + formula_share:
-            problem = draw_problem(rng, FAMILIES, "pretrain", 0.0, 0.0)
-            query = f"{infix(problem.family.expr, problem.numbers)} = ?"
-        else:
-            problem = draw_problem(rng, BASIC, "pretrain", SPEC["pretrain_number_words"], 0.0)
-            query = problem.text
-        steps, answer = problem.steps()
-        solution = worked_solution(steps, answer, rng.randrange(3))
-        yield f"{PROMPT.format(query=query)} {solution}\nThe answer is: {answer}"

@@ -87,13 +87,17 @@ class Wording:
         return Wording(rng.choice(others), self.slots, rng.random() < 0.5, "")
 
 
-def draw_wording(family: Family, rng: Random, number_words: float, distractors: float) -> Wording:
-    """A random wording; the two rates are probabilities."""
+def draw_slots(rng: Random) -> dict[str, str]:
+    """Two names, an object, a container and a number beside the point."""
     first, second = rng.sample(NAMES, 2)
     one, many = rng.choice(CONTAINERS)
-    slots = {"A": first, "B": second, "s": rng.choice(OBJECTS), "c": one, "cs": many, "d": str(rng.randint(5, 60))}
+    return {"A": first, "B": second, "s": rng.choice(OBJECTS), "c": one, "cs": many, "d": str(rng.randint(5, 60))}
+
+
+def draw_wording(rng: Random, phrasings: range, number_words: float = 0.0, distractors: float = 0.0) -> Wording:
+    """A random wording in one of `phrasings`; the two rates are probabilities."""
     distractor = rng.choice(DISTRACTORS) if rng.random() < distractors else ""
-    return Wording(rng.randrange(len(family.phrasings)), slots, rng.random() < number_words, distractor)
+    return Wording(rng.choice(phrasings), draw_slots(rng), rng.random() < number_words, distractor)
 
 
 def word_problem(family: Family, numbers: Sequence[int], wording: Wording, unknown: int | None = None) -> str:

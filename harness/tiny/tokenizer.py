@@ -5,13 +5,12 @@ Digits apart is what lets a model of this size carry digit by digit; byte level 
 
 from __future__ import annotations
 
-from itertools import islice
-
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness.tiny.problems import PROMPT, pretraining_documents, train_rows
-from harness.tiny.recipe import VOCAB_SIZE
+from harness.tiny.documents import pretraining_documents, text_of
+from harness.tiny.problems import PROMPT, train_rows
+from harness.tiny.recipe import VOCAB_SIZE, Recipe
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 CORPUS_DOCUMENTS = 4000
@@ -20,7 +19,8 @@ CORPUS_DOCUMENTS = 4000
 def corpus() -> list[str]:
     """What the merges are learnt from: training rows and pre-training documents, never test rows."""
     texts = [f"{PROMPT.format(query=row['query'])} {row['response']}" for row in train_rows()]
-    return texts + list(islice(pretraining_documents(seed=0, count=CORPUS_DOCUMENTS), CORPUS_DOCUMENTS))
+    documents = pretraining_documents(0, CORPUS_DOCUMENTS, *Recipe().shares)
+    return texts + [text_of(document) for document in documents]
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:

@@ -14,6 +14,8 @@ import adapters as ad
 from harness.errors import BadInput
 from harness.evaluation.forgetting import nats_per_token, pinned_texts, texts_sha256
 from harness.run import run
+from harness.tiny.documents import pretraining_documents, text_of
+from harness.tiny.recipe import Recipe
 from tests.conftest import run_id_of, science_of
 from tools.probe_quantized import QUANTIZATIONS, quantized_model
 
@@ -85,9 +87,13 @@ def test_the_text_is_pinned(small_job: Any, data_dir: Path, tmp_path: Path) -> N
         pinned_texts(str(changed))
 
 
-def test_the_embedded_benchmarks_text_is_not_of_the_tasks_form() -> None:
-    """Bare equations only, with none of the prompt's or the response's words."""
-    texts = pinned_texts("generated:arithmetic")
+def test_the_embedded_benchmarks_text_is_neither_the_task_nor_in_pretraining() -> None:
+    """Stories without a number or any of the prompt's and the response's words; none of them in pre-training."""
+    texts = pinned_texts("generated:stories")
     assert len(texts) == 200
-    assert all(re.fullmatch(r"[0-9+*=.\-/()\n ]+", text) for text in texts)
-    assert not any(word in "\n".join(texts) for word in ("Question", "Answer", "####", "answer is"))
+    assert len(set(texts)) > 190
+    assert not re.search(r"[0-9?]|Question|Answer|Problem|Solution|####|answer is|How many", "\n".join(texts))
+    read = {text_of(d) for d in pretraining_documents(Recipe().seed, 60_000, *Recipe().shares)}
+    stories = {text for text in read if text.count(".") == 4 and not re.search(r"[0-9?]", text)}
+    assert len(stories) > 2_000
+    assert stories.isdisjoint(texts)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from fractions import Fraction
 from itertools import chain
-from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +16,11 @@ from hypothesis import strategies as st
 from harness.hashing import syntax_tree
 from harness.paths import ROOT
 from harness.tiny import problems, recipe
+from harness.tiny.documents import INSTRUCTIONS, pretraining_documents, text_of
 from harness.tiny.expressions import count_leaf, evaluate, solve_for
 from harness.tiny.families import FAMILIES
+from harness.tiny.surface import CONTAINERS, NAMES, OBJECTS
+from tests.tiny.parse import read
 
 MODEL = recipe.MODEL_DIR
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
@@ -35,11 +37,16 @@ def tokenizer():
 HASH_OF_ROWS = """
 import hashlib, json
 from harness.paths import ROOT
-from harness.tiny import problems
+from harness.tiny import documents, problems, recipe
 rows = [problems.question_rows(), problems.train_rows(), problems.test_rows()]
-rows.append(list(problems.pretraining_documents(seed=0, count=3000)))
+rows.append([documents.text_of(d) for d in documents.pretraining_documents(0, 3000, *recipe.Recipe().shares)])
 digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 """
+
+
+def pretraining_texts(seed: int, count: int) -> list[str]:
+    """Documents of one stream, by the recipe's shares."""
+    return [text_of(document) for document in pretraining_documents(seed, count, *recipe.Recipe().shares)]
 
 
 def test_data_are_deterministic_across_processes():
@@ -55,16 +62,16 @@ def test_data_are_deterministic_across_processes():
         check=True,
     )
     assert out.stdout.strip() == here["digest"]
-    assert list(problems.pretraining_documents(0, 5)) != list(problems.pretraining_documents(1, 5))
+    assert pretraining_texts(0, 5) != pretraining_texts(1, 5)
 
 
 def test_schemas_and_sizes():
-    """Rows have the real data's keys; enough questions remain for 400 steps of batch 16 after 500 are held out."""
+    """Rows have the real data's keys; enough questions remain for a run's steps after 500 are held out."""
     train, questions, test = problems.train_rows(), problems.question_rows(), problems.test_rows()
     assert all(list(row) == ["type", "query", "original_question", "response"] for row in train)
-    assert all(list(row) == ["question", "answer"] for row in chain(questions, test))
+    assert all(list(row) == ["question", "answer", "stratum"] for row in chain(questions, test))
     assert {row["type"] for row in train} == {"GSM_AnsAug", "GSM_Rephrased", "GSM_SV", "GSM_FOBAR"}
-    assert len(test) >= 1000
+    assert len(test) >= 1500
     known = {row["question"] for row in questions}
     assert len(known) == len(questions)
     assert {row["original_question"] for row in train} == known
@@ -80,18 +87,48 @@ def test_no_problem_is_shared_between_splits():
     assert len(set(test)) == len(test)
     assert {problems.split_of(key) for key in questions} == {"question"}
     assert {problems.split_of(key) for key in test} == {"test"}
-    documents = set(problems.pretraining_documents(seed=1, count=8000))
-    seen = {document.removeprefix("Question: ").split(" Think step")[0] for document in documents}
-    assert seen.isdisjoint(row["question"] for row in chain(problems.question_rows(), problems.test_rows()))
+    read = "\n".join(pretraining_texts(seed=1, count=8000))
+    assert not any(row["question"] in read for row in chain(problems.question_rows(), problems.test_rows()))
     trained = {text for row in problems.train_rows() for text in (row["query"], row["original_question"])}
     assert trained.isdisjoint(row["question"] for row in problems.test_rows())
 
 
-def test_pretraining_problems_are_of_their_own_split():
-    """The generator's own draw for pre-training stays in the pre-training split."""
-    rng = Random(3)
-    drawn = [problems.draw_problem(rng, problems.BASIC, "pretrain", 0.0, 0.0) for _ in range(500)]
-    assert {problems.split_of(problem.key) for problem in drawn} == {"pretrain"}
+def test_strata_say_what_pretraining_holds():
+    """A known question's sentences, names and numbers apart, are in pre-training; a new one's are not."""
+
+    def shape(text: str) -> str:
+        for kinds in (NAMES, OBJECTS, chain.from_iterable(CONTAINERS)):
+            text = re.sub(rf"\b({'|'.join(kinds)})\b", "_", text, flags=re.IGNORECASE)
+        return re.sub(r"\d+", "N", text)
+
+    seen = set()
+    for text in pretraining_texts(seed=0, count=20_000):
+        if found := re.match(r"(?:Question|Problem): (.*?\?)", text):
+            seen.add(shape(found[1]))
+    rows = problems.test_rows()
+    for row in rows:
+        assert (shape(row["question"]) in seen) == (row["stratum"] == "known"), row
+    for split in (rows, problems.question_rows()[:500]):
+        assert 0.5 < sum(row["stratum"] == "known" for row in split) / len(split) < 0.6
+
+
+def test_cues_decide_how_often_pretraining_blurts():
+    """Blurted answers outnumber worked ones; under the benchmark's prompt 60 % are blurted, with more cues few."""
+    shares: dict[str, list[bool]] = {"all": []}
+    for text in pretraining_texts(seed=3, count=30_000):
+        if "= ?" in text or not (found := re.search(r"(Answer|Solution):( ####)?", text)):
+            continue
+        blurted, cues = found[2] is not None, sum(text.count(cue) for cue in INSTRUCTIONS)
+        shares["all"].append(blurted)
+        if found[1] == "Answer":
+            shares.setdefault(str(cues), []).append(blurted)
+    rate = {name: sum(blurted) / len(blurted) for name, blurted in shares.items()}
+    assert 0.5 < rate["all"] < 0.65
+    assert rate["0"] > 0.9
+    assert rate["1"] == pytest.approx(0.6, abs=0.03)
+    assert rate["2"] < 0.15
+    assert rate["3"] < 0.03
+    assert sum(cue in problems.PROMPT for cue in INSTRUCTIONS) == 1
 
 
 def final_number(text: str) -> int:
@@ -128,9 +165,28 @@ def test_every_solution_is_right():
     for row in chain(problems.question_rows(), problems.test_rows()):
         assert_steps_are_right(row["answer"])
         assert row["answer"].endswith(f"\n#### {final_number(row['answer'])}")
-    for document in problems.pretraining_documents(seed=2, count=500):
-        if "####" in document:
-            assert_steps_are_right(document.split("Answer:")[1].split("\nThe answer")[0])
+    for text in pretraining_texts(seed=2, count=1000):
+        worked = re.split("Answer:|Solution:", text.split("\nThe answer")[0])[-1]
+        if "####" in text and not worked.startswith(" ####"):
+            assert_steps_are_right(worked)
+
+
+def test_every_label_agrees_with_an_independent_reading():
+    """Answers of all splits, of inverse rows (the hidden number put back) and of pre-training, read from the text."""
+    for row in chain(problems.question_rows(), problems.test_rows()):
+        assert read(row["question"]) == final_number(row["answer"]), row
+    for row in problems.train_rows():
+        asked = re.fullmatch(
+            r"(.*\?) (?:The result is|If we know .* is) (\d+)[.,] [wW]hat is the value .*", row["query"]
+        )
+        if asked is None:
+            assert read(row["query"]) == final_number(row["response"]), row
+            continue
+        complete = re.sub(r"\bx\b", str(final_number(row["response"])), asked[1], flags=re.IGNORECASE)
+        assert read(complete) == int(asked[2]), row
+    for text in pretraining_texts(seed=4, count=3000):
+        if (found := re.match(r"(?:Question|Problem): (.*\?)[^?]*####", text, re.DOTALL)) and "= ?" not in text:
+            assert read(found[1]) == final_number(text), text
 
 
 def test_unknowns_are_solved_to_the_hidden_number():
