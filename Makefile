@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep table launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory simulated gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep table page launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory simulated gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,9 @@ sweep: setup ## several runs, skipping finished ones: make sweep ARGS="variant=l
 
 table: setup ## every variant of the embedded benchmark, five learning rates and five seeds (hours; resumes): make table ARGS="variants=lora,dora"
 	$(BIN)/python -m tools.table $(ARGS)
+
+page: ## serve reports/ on this machine and print the address: make page PORT=8000
+	@$(PYTHON) -u -m http.server --bind 127.0.0.1 --directory reports $(or $(PORT),8000)
 
 launchers: $(VENV)/.sweeps ## add the joblib, submitit and Ray launchers, for sweeps in several processes (docs/sweeps.md)
 

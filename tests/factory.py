@@ -13,8 +13,9 @@ import numpy as np
 from harness.evaluation.metrics import to_bits
 from harness.hashing import sha256
 from harness.records.record import SCHEMA_VERSION
+from harness.tiny.problems import PROMPT
 
-SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": "Q: {query}", "valid_size": 100}
+SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": PROMPT, "valid_size": 500}
 TRAINED = {"data.train": "sha256:d", "steps": 400, "batch_size": 16, "weight_decay": 0.1}
 
 

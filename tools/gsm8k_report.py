@@ -1,4 +1,6 @@
-"""What the GSM8K runs cost and showed: pages of reports/ (gsm8k_smoke, gsm8k_gpu, simulated), a block of docs/gsm8k.md.
+"""What the GSM8K runs cost and showed: pages of reports/ (gsm8k_smoke, gsm8k_gpu, simulated), and blocks of others.
+
+The blocks are the costs in docs/gsm8k.md and README's line about GPUs.
 
 python -m tools.gsm8k_report
     check=true   change nothing; exit 1 if a page differs from what the JSON files give
@@ -23,7 +25,7 @@ from tools import bench_simulated
 from tools.bench_memory import KINDS
 from tools.gsm8k_gpu import part_names
 
-REPORTS, GUIDE = ROOT / "reports", ROOT / "docs" / "gsm8k.md"
+REPORTS, GUIDE, README = ROOT / "reports", ROOT / "docs" / "gsm8k.md", ROOT / "README.md"
 WRITTEN = "Written by `python -m tools.gsm8k_report`."
 NO_CLAIM = "**This shows that the path works, and nothing about accuracy**: so few steps and questions rank nothing."
 CHECKED = """\
@@ -60,6 +62,7 @@ def build() -> dict[Path, str]:
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),
         REPORTS / "simulated.md": bench_simulated.page(_read(REPORTS / "simulated.json")),
         GUIDE: fill_block(GUIDE.read_text(), "costs", costs, str(GUIDE.relative_to(ROOT))),
+        README: fill_block(README.read_text(), "gpu", gpu_line(parts), README.name),
     }
 
 
@@ -169,6 +172,14 @@ def gpu_report(parts: dict[str, Any]) -> str:
         ]
         lines.append(_table(["implementation", "training step / LoRA's", "decoding / bare model"], rows))
     return "\n\n".join(lines) + "\n"
+
+
+def gpu_line(parts: dict[str, Any]) -> str:
+    """README's line: what was measured on a CUDA device, and what was not."""
+    missing = [name for name in part_names() if name not in parts]
+    words = [f"measured: {', '.join(parts)}"] * bool(parts) + [f"not measured: {', '.join(missing)}"] * bool(missing)
+    link = "([reports/gsm8k_gpu.md](reports/gsm8k_gpu.md))"
+    return f"* GSM8K on a GPU: {'; '.join(words) if parts else 'not measured yet'} {link}."
 
 
 def _gpu_result(name: str, r: dict[str, Any]) -> str:

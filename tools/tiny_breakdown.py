@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
     from harness.errors import refuse
     from harness.records.store import read_records
-    from harness.report.sections import roles
+    from harness.report.names import roles
     from harness.report.table import rows
 
     wanted = ("tiny", args.quantization, "done")

@@ -4,55 +4,67 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from harness.paths import PUBLISHED, ROOT
-from harness.records.record import LARGEST, Record
+from harness.records.record import Record
 from harness.records.store import read_records
+from harness.report.columns import Capabilities
+from harness.report.figure import accuracy_figure
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
-from harness.report.markdown import grid, markdown, markdown_table, readme
+from harness.report.losses import losses
+from harness.report.markdown import grid, markdown_table
 from harness.report.others import Reference, references
 from harness.report.page import page
-from harness.report.plots import Losses, figures
-from harness.report.sections import roles
+from harness.report.points import Points, launches, row_points
+from harness.report.readme import readme
 from harness.report.table import pair_rows, rows
 
 README, REPORTS = ROOT / "README.md", ROOT / "reports"
 CAPABILITIES = REPORTS / "capabilities.json"
-REFERENCE = REPORTS / "reference"
+REFERENCE, SIMULATED = REPORTS / "reference", REPORTS / "simulated.json"
 DIGITS = "%.10g"  # the last digits of a sum may differ between processors
-LOSS_POINTS = 60  # per curve: steps are averaged in as many groups
-MORE = "Every column, the learning rates and the figures: [reports/results.md](reports/results.md), reports/index.html."
+NOT_COMPARABLE = "other model, prompts and scorer, published by others and not run here."
 
 
 def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
     """Path → text of everything that published records give, and what was skipped; writes nothing."""
     read = read_records([published])
     frame = rows(read.records)
-    table = markdown(frame, capabilities()) + ("" if frame.empty else f"\n\n{MORE}")
-    texts = {README: readme(README.read_text(encoding="utf-8"), table, read.records)}
-    texts |= {REPORTS / name: text for name, text in files(frame, read.records, [published]).items()}
-    return texts, read.skipped
+    written = files(frame, read.records, [published])
+    drawn = {title: f"reports/{name}" for title in _titles(frame) if (name := _plot(title)) in written}
+    texts = {README: readme(README.read_text(encoding="utf-8"), frame, read.records, drawn)}
+    return texts | {REPORTS / name: text for name, text in written.items()}, read.skipped
 
 
 # -- reports/ ----------------------------------------------------------------------------------------------------------
 def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> dict[str, str]:
     """Name → text of the long tables, the page and the figures. folders: where the rows' metrics.jsonl lie."""
-    able, published = capabilities(), references(REFERENCE)
-    drawn = {
-        str(title): figures(str(title), part.reset_index(drop=True), losses(part, folders), _baseline(part))
-        for title, part in (() if frame.empty else frame.groupby("section", sort=False))
-    }
-    texts = {
+    able, published, counted = capabilities(), references(REFERENCE), launches(SIMULATED)
+    parts = {title: frame[frame["section"] == title].reset_index(drop=True) for title in _titles(frame)}
+    sets: list[Points] = [
+        {"title": title, "note": "", "points": row_points(part, losses(part, folders), counted)}
+        for title, part in parts.items()
+    ]
+    sets += [{"title": r.title, "note": f"{r.title}: {NOT_COMPARABLE}", "points": r.points} for r in published]
+    figures = {_plot(title): svg for title, part in parts.items() if (svg := accuracy_figure(title, part))}
+    return figures | {
         "results.csv": _csv(frame),
         "pairs.csv": _csv(pair_rows(records)),
-        "results.md": _markdown(frame, drawn, published),
-        "index.html": page(frame, able, drawn, published),
+        "results.md": _markdown(parts, figures.keys(), able, published),
+        "index.html": page(frame, able, sets, published),
     }
-    return texts | {_plot(title, name): svg for title, of in drawn.items() for name, svg in of.items()}
+
+
+def _titles(frame: pd.DataFrame) -> list[str]:
+    return [] if frame.empty else [str(title) for title in frame["section"].unique()]
+
+
+def _plot(title: str) -> str:
+    return f"plots/{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')}-accuracy.svg"
 
 
 def _csv(frame: pd.DataFrame) -> str:
@@ -61,51 +73,23 @@ def _csv(frame: pd.DataFrame) -> str:
     return safe.to_csv(index=False, float_format=DIGITS)
 
 
-def _plot(title: str, name: str) -> str:
-    return f"plots/{re.sub(r'[^A-Za-z0-9.]+', '-', title).strip('-')}-{name}.svg"
-
-
-def _baseline(part: pd.DataFrame) -> str | None:
-    """The unquantized baseline's cell, to be drawn behind the others."""
-    same = part[part["chosen"] & (part["variant"] == roles().baseline) & (part["quantization"] == "none")]
-    return None if same.empty else str(same.iloc[0]["cell"])
-
-
-def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
-    """Loss curves of the first seed of every chosen row whose metrics.jsonl can be read."""
-    out: Losses = {}
-    for _, row in part[part["chosen"] & part["run"].notna()].iterrows():
-        file = next((f for folder in folders if (f := folder / row["run"] / "metrics.jsonl").is_file()), None)
-        if file is None:
-            continue
-        try:
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            points = [(int(line["step"]), float(line["loss"])) for line in lines if abs(line["loss"]) < LARGEST]
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            continue
-        parts = min(LOSS_POINTS, len(points))
-        cuts = [n * len(points) // parts for n in range(parts + 1)] if parts else []
-        groups = [points[a:b] for a, b in pairwise(cuts)]
-        if groups:
-            out[row["cell"]] = [(g[-1][0], sum(loss for _, loss in g) / len(g)) for g in groups]
-    return out
-
-
-def _markdown(frame: pd.DataFrame, drawn: dict[str, dict[str, str]], published: list[Reference]) -> str:
+def _markdown(
+    parts: dict[str, pd.DataFrame], figures: Collection[str], able: Capabilities, published: list[Reference]
+) -> str:
     """reports/results.md: every column, learning rates, figures, and what others published."""
-    parts = ["# Results", "Written by `python cost_report.py` from the records of runs."]
-    if frame.empty:
-        parts.append("No published runs yet.")
-    for title, part in () if frame.empty else frame.groupby("section", sort=False):
-        parts.append(markdown_table(str(title), part, capabilities(), short=False))
+    out = ["# Results", "Written by `python cost_report.py` from the records of runs."]
+    if not parts:
+        out.append("No published runs yet.")
+    for title, part in parts.items():
+        out.append(markdown_table(title, part, able))
         if rates := rate_rows(part):
             body = [[text for text, _ in row] for row in rates]
-            parts += ["Learning rates, on validation:", "\n".join(grid(RATE_COLUMNS, body))]
-        parts += [f"![{name}]({_plot(str(title), name)})" for name in drawn[str(title)]]
+            out += ["Learning rates, on validation:", "\n".join(grid(RATE_COLUMNS, body))]
+        out += [f"![{title}: accuracy]({_plot(title)})"] * (_plot(title) in figures)
     for r in published:
-        parts += [f"**{r.title}** (not run here)", "\n".join(grid(r.head, r.body))]
-        parts.append(f"{r.note} Source: <{r.source}>.")
-    return "\n\n".join(parts) + "\n"
+        out += [f"**{r.title}** (not run here)", "\n".join(grid(r.head, r.body))]
+        out.append(f"{r.note} Source: <{r.source}>.")
+    return "\n\n".join(out) + "\n"
 
 
 def capabilities() -> dict[str, dict[str, str]]:

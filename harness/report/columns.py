@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +28,9 @@ class Column:
 
 def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
     """The columns of one section."""
-    twice = twins(part)
-    baseline = next((b for b in part["baseline"] if known(b)), None)
-    base = part.loc[part["cell"] == baseline, "variant"]
-    against = str(base.iloc[0]) if len(base) else "the baseline"
+    baseline, against = _baseline(part)
     return [
-        Column("variant", lambda r: label(r, r["cell"] in twice), lambda r: r["variant"]),
+        Column("variant", label, lambda r: r["name"]),
         Column("8-bit", lambda r: _able(able, r, "8bit"), lambda r: _able(able, r, "8bit")),
         Column("4-bit", lambda r: _able(able, r, "4bit"), lambda r: _able(able, r, "4bit")),
         Column("test accuracy, % [95 % interval]", accuracy, lambda r: r["accuracy"]),
@@ -44,7 +40,7 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
             f"difference to {against}, points [95 %], p",
             lambda r: "baseline" if r["cell"] == baseline else difference(r),
             lambda r: r["difference"],
-            bold=lambda r: known(r["clear"]) and bool(r["clear"]),
+            bold=is_clear,
         ),
         Column("lr", lambda r: number(r["lr"], "g") + (" (edge)" if r["edge"] else ""), lambda r: r["lr"]),
         Column("trained parameters", lambda r: number(r["params"], ",.0f"), lambda r: r["params"]),
@@ -59,6 +55,30 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
         number_column("truncated, %", "truncated", ".1f", 100.0, short=False),
         number_column("flexible accuracy, %", "flexible", ".1f", 100.0, short=False),
     ]
+
+
+def brief_columns(part: pd.DataFrame) -> list[Column]:
+    """Five columns that fit a screen: for README and the terminal."""
+    baseline, against = _baseline(part)
+    return [
+        Column("adapter", label, lambda r: r["name"]),
+        Column("accuracy, % [95 %]", accuracy, lambda r: r["accuracy"]),
+        Column(
+            f"difference to {against}, points",
+            lambda r: "baseline" if r["cell"] == baseline else difference(r, p=False),
+            lambda r: r["difference"],
+            bold=is_clear,
+        ),
+        Column("parameters", lambda r: number(r["params"], ",.0f"), lambda r: r["params"]),
+        Column("learning rate (tried)", _rate, lambda r: r["lr"]),
+    ]
+
+
+def _baseline(part: pd.DataFrame) -> tuple[str | None, str]:
+    """The baseline's cell and variant in these rows."""
+    baseline = next((b for b in part["baseline"] if known(b)), None)
+    base = part.loc[part["cell"] == baseline, "variant"]
+    return baseline, str(base.iloc[0]) if len(base) else "the baseline"
 
 
 def number_column(head: str, name: str, form: str, scale: float = 1.0, *, short: bool = True) -> Column:
@@ -100,21 +120,20 @@ def number(value: Any, form: str, scale: float = 1.0) -> str:
     return format(value * scale if scale != 1.0 else value, form) if known(value) else "–"
 
 
-def twins(part: pd.DataFrame) -> set[str]:
-    """Cells whose variant stands in these rows more than once."""
-    return set(part.loc[part.duplicated(["variant", "quantization"], keep=False), "cell"])
+def full_name(row: Row) -> str:
+    """Variant, settings that are not its own, quantization."""
+    plain = row["quantization"] == "none" or not known(row["quantization"])
+    return str(row["name"]) if plain else f"{row['name']} {row['quantization']}"
 
 
-def label(row: Row, detailed: bool = False) -> str:
-    """Variant, quantization, settings where the variant stands there twice, and how many runs ended badly."""
-    parts = [str(row["variant"])]
-    if known(row["quantization"]) and row["quantization"] != "none":
-        parts.append(row["quantization"])
-    if detailed:
-        parts += [f"{letter}{row[k]:.0f}" for letter, k in (("r", "rank"), ("k", "lora_rank")) if known(row[k])]
-        if match := re.search(r"__([0-9a-f]{8})$", row["cell"]):
-            parts.append(match[1])
-    return " ".join(parts) + "".join(f" ({row[f'curve_{k}']} {k})" for k in ("diverged", "failed") if row[f"curve_{k}"])
+def label(row: Row) -> str:
+    """The full name, and how many runs ended badly."""
+    return full_name(row) + "".join(f" ({row[f'curve_{k}']} {k})" for k in ("diverged", "failed") if row[f"curve_{k}"])
+
+
+def is_clear(row: Row) -> bool:
+    """Whether the difference to the baseline is larger than the noise of questions and seeds."""
+    return known(row["clear"]) and bool(row["clear"])
 
 
 def paper(row: Row) -> str | None:
@@ -129,13 +148,21 @@ def accuracy(row: Row) -> str:
     return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def difference(row: Row) -> str:
+def difference(row: Row, *, p: bool = True) -> str:
     if not known(row["difference"]):
         return "–"
-    interval = f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]"
+    text = f"{100 * row['difference']:+.1f} [{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]"
     bound = row["test"] == "crossed bootstrap" and row["p"] <= 1 / RESAMPLES  # no draw was as far away
-    p = f"p {'≤ ' if bound else ''}{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p < 0.001"
-    return f"{100 * row['difference']:+.1f} {interval}, {p}{'' if row['seeds_measured'] else ' †'}"
+    if p:
+        text += f", p {'≤ ' if bound else ''}{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else ", p < 0.001"
+    return text + ("" if row["seeds_measured"] else " †")
+
+
+def _rate(row: Row) -> str:
+    """Learning rate, and of how many it was the best on validation."""
+    if not known(row["lr"]):
+        return "–"
+    return f"{row['lr']:g} ({row['rates']}{', edge' if row['edge'] else ''})"
 
 
 def _able(able: Capabilities, row: Row, bits: str) -> str:

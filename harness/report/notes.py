@@ -24,6 +24,42 @@ def notes(part: pd.DataFrame, able: Capabilities) -> list[str]:
     ]
 
 
+def brief_notes(part: pd.DataFrame, clear: str) -> list[str]:
+    """The three lines below a short table; a fourth names rows that something speaks against.
+
+    clear: what marks the differences that are larger than the noise.
+    """
+    shown, done = part[part["chosen"]], part[part["seeds"] > 0]
+    if done.empty:
+        return []
+    compared = shown[shown["difference"].notna()]
+    lines = [
+        f"{span(done['questions'], 'test question')}, {span(shown['seeds'], 'seed')}; accuracy by marker. Intervals: "
+        "Wilson for one seed, bootstrap over questions and seeds for several.",
+        f"Differences: same questions. {clear}: p < 0.05 after Holm, with several seeds on both sides. †: single seed, "
+        f"the sign may flip. {_detectable(compared)}".rstrip(),
+        "Learning rates: best on validation, never on test; in brackets how many were tried. edge: the best is the "
+        "smallest or largest tried, so a better one may lie outside.",
+    ]
+    warned = _warnings(done)
+    return [*lines, " ".join(warned)] if warned else lines
+
+
+def span(column: pd.Series, word: str = "") -> str:
+    """`5`, `1–5`, or an en dash where nothing is known; with a word, `1 seed` or `1–5 seeds`."""
+    counts = column.dropna()
+    ends = [] if counts.empty else [f"{int(counts.min()):,}", f"{int(counts.max()):,}"]
+    text = "–".join(dict.fromkeys(ends)) or "–"
+    return f"{text} {word}{'s' * (text != '1')}" if word else text
+
+
+def _detectable(compared: pd.DataFrame) -> str:
+    if compared.empty:
+        return ""
+    lo, hi = (f"{100 * v:.1f}" for v in (compared["detectable"].min(), compared["detectable"].max()))
+    return f"Minimum detectable effect: {lo if lo == hi else f'{lo}–{hi}'} points (80 % power, before Holm)."
+
+
 def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> list[str]:
     if done.empty:
         return []
@@ -49,11 +85,10 @@ def _difference_notes(shown: pd.DataFrame) -> list[str]:
     compared = shown[shown["difference"].notna()]
     if compared.empty:
         return []
-    lo, hi = (f"{100 * v:.1f}" for v in (compared["detectable"].min(), compared["detectable"].max()))
     out = [
         f"Differences are on the same questions; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
         "with several seeds on both sides.",
-        f"Minimum detectable effect: {lo if lo == hi else f'{lo}–{hi}'} points (80 % power, before Holm).",
+        _detectable(compared),
     ]
     if not compared["seeds_measured"].astype(bool).all():
         out.append("†: single seed: seed variance is not included, so the sign may flip.")
@@ -66,8 +101,7 @@ def _rate_notes(part: pd.DataFrame) -> list[str]:
     shown = part[part["chosen"] & part["lr"].notna()]
     out = []
     if (shown["rates"] > 1).any():
-        tried = "–".join(dict.fromkeys(str(n) for n in (shown["rates"].min(), shown["rates"].max())))
-        out.append(f"Learning rates: best of {tried} per variant on validation, never on test.")
+        out.append(f"Learning rates: best of {span(shown['rates'])} per variant on validation, never on test.")
     if part["edge"].any():
         out.append("(edge): the best learning rate is the smallest or largest tried; a better one may lie outside.")
     return out

@@ -7,6 +7,7 @@ learning rate differ.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 
 from harness.errors import refuse
 from harness.records.record import LARGEST, one_line
+from harness.report.points import Point, published_point
 from harness.report.stats import wilson
 from harness.report.table import COMPARED, MEASURED
 
@@ -50,13 +52,16 @@ def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     run, train = result["run_info"], result["train_info"]
     config = run["train_config"]
     done = train["status"] == "success"
+    variant = str(run["experiment_name"])
     section = one_line(f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps")
     row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED]) | {
         "setting": section,
         "section": section,
         "cell": one_line(name),
         "run": None,
-        "variant": one_line(str(run["experiment_name"])),
+        "variant": one_line(variant),
+        "name": one_line(variant if name == variant.replace("/", "--") else f"{variant} ({name})"),
+        "main": False,
         "rank": (run.get("peft_config") or {}).get("r"),
         "lora_rank": None,
         "lr": float(config["optimizer_kwargs"]["lr"]),
@@ -111,13 +116,17 @@ def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, An
 # -- published tables --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Reference:
-    """A table that somebody else published, as text, with Wilson's interval added to its accuracies."""
+    """A table that somebody else published, as text, with Wilson's interval added to its accuracies.
+
+    points: its rows as those of `harness.report.points`, in the same order.
+    """
 
     title: str
     source: str
     note: str
     head: list[str]
     body: list[list[str]]
+    points: list[Point]
 
 
 def references(folder: Path) -> list[Reference]:
@@ -134,13 +143,26 @@ def _reference(file: Path, about: dict[str, Any]) -> Reference:
     share = frame[about["accuracy"]].astype(float) / (100 if about["percent"] else 1)
     others = [c for c in frame.columns if c not in (about["name"], about["accuracy"])]
     order = share.sort_values(ascending=False, kind="stable").index
-    body = []
+    body, points = [], []
     for n in order:
-        low, high = wilson(round(share[n] * about["questions"]), about["questions"])
+        name, (low, high) = (
+            frame.loc[n, about["name"]],
+            wilson(round(share[n] * about["questions"]), about["questions"]),
+        )
         accuracy = f"{100 * share[n]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        body.append([frame.loc[n, about["name"]], accuracy, *(_shown(frame.loc[n, c]) for c in others)])
+        body.append([name, accuracy, *(_shown(frame.loc[n, c]) for c in others)])
+        axes = {axis: numeric(frame.loc[n, column]) for axis, column in about["axes"].items()}
+        short = name.replace(about.get("left_out", "\n"), " ").removesuffix(" default")
+        whole = name == about.get("ceiling")
+        points.append(published_point(name, short, float(share[n]), low, high, axes, reference=whole))
     head = [about["name"], "accuracy, % [Wilson, added here]", *(c.replace("_", " ") for c in others)]
-    return Reference(about["title"], about["source"], about["note"], head, body)
+    return Reference(about["title"], about["source"], about["note"], head, body, points)
+
+
+def numeric(text: str) -> float | None:
+    """A published cell's number: `4.59M` is 4,590,000, `63.2 [60.6, 65.8]` is 63.2; None for other texts."""
+    match = re.match(r"^-?[\d,]*\.?\d+(?:e-?\d+)?(?=([KM]?)(?:$| \[))", text)
+    return float(match[0].replace(",", "")) * {"K": 1e3, "M": 1e6}.get(match[1], 1.0) if match else None
 
 
 def _shown(text: str) -> str:

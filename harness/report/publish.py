@@ -17,6 +17,7 @@ from harness.records.store import UNREADABLE, outcome, read_records
 from harness.report.build import REPORTS, build, files
 from harness.report.others import read_peft
 from harness.report.table import rows
+from harness.report.terminal import terminal_tables
 
 KEPT = ("config.yaml", "metrics.jsonl", "result.json")  # small and enough for every table and plot; the record last
 LARGEST_FILE = 16_000_000  # bytes; the losses of 100,000 steps
@@ -138,6 +139,5 @@ def show(runs_dir: str, compare: str = "") -> None:
         return
     local = REPORTS / "local"
     _write({local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()})
-    brief = shown[["cell", "seeds", "accuracy", "low", "high", "params", "tokens_per_s", "seconds"]]
-    print(brief.to_string(index=False, float_format=lambda v: f"{v:,.3f}"))
-    print(f"tables and figures: {local}")
+    print(terminal_tables(shown))
+    print(f"Every column and the page: {local} (`make page`, then /local/).")

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import yaml
 
 from harness.evaluation.metrics import from_bits
-from harness.paths import CONF
 from harness.records.choose_lr import validation
-from harness.records.record import Record, one_line
+from harness.records.record import Record
+from harness.report.names import changes, known_settings, row_name, setting_name, usual_protocol
 from harness.report.stats import Right
 
 # What one variant may have and another not, without the two being other benchmarks. `adapter.*` is the variant's too.
 OWN = ("variant", "lr", "seed", "quantization", "calibration_examples", "scorer_version")
-
-
-@dataclass(frozen=True)
-class Roles:
-    """conf/report.yaml: the variant that the others are compared with, and the one that trains nothing."""
-
-    baseline: str
-    floor: str
-
-
-def roles() -> Roles:
-    return Roles(**yaml.safe_load((CONF / "report.yaml").read_text())["report"])
 
 
 def questions_of(record: Record) -> tuple[str, int] | None:
@@ -65,6 +53,11 @@ class Cell:
     @property
     def setting(self) -> str:
         return f"{self.first['benchmark']}-{self.first['model']}"
+
+    @property
+    def label(self) -> str:
+        """The variant, and what differs from its own settings."""
+        return row_name(self.first["variant"], self.first["benchmark"], self.first["science"])
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -104,6 +97,12 @@ class Section:
     protocol: dict[str, Any]
     cells: list[Cell] = field(default_factory=list)
     title: str = ""
+    main: bool = False  # the benchmark's own settings, of a benchmark and model that conf/report.yaml names
+
+    @property
+    def unusual(self) -> list[str]:
+        """In words, what differs from the benchmark's own settings."""
+        return changes(self.protocol, usual_protocol(self.cells[0].first["benchmark"]))
 
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
@@ -125,24 +124,25 @@ def sections(cells: list[Cell]) -> list[Section]:
             fitting = out[-1:]
         for section in fitting:
             section.cells.append(cell)
-    out.sort(key=lambda s: (s.setting, -len(s.cells), s.cells[0].name))
-    titles: set[str] = set()
-    for section in out:
-        title = _title(section, [s for s in out if s.setting == section.setting and s is not section])
-        same = sum(t == title or t.startswith(f"{title} #") for t in titles)
-        section.title = f"{title} #{same + 1}" if same else title
-        titles.add(section.title)
+    order = {setting: n for n, setting in enumerate(known_settings())}
+    out.sort(
+        key=lambda s: (order.get(s.setting, len(order)), s.setting, len(s.unusual), -len(s.cells), s.cells[0].name)
+    )
+    _entitle(out, order.keys())
     return out
 
 
-def _title(section: Section, others: list[Section]) -> str:
-    """Benchmark and model, and what tells this section from others of the same."""
-    parts = [section.setting]
-    names = {k for o in others for k in o.protocol.keys() & section.protocol.keys()}
-    differing = sorted(k for k in names if any(o.protocol.get(k) != section.protocol[k] for o in others))
-    parts += [one_line(f"{k} {str(section.protocol[k])[:24]}") for k in differing]
-    if section.questions and any(o.questions and o.questions[0] != section.questions[0] for o in others):
-        parts.append(f"questions {section.questions[0][:8]}")
-    if section.questions and any(o.questions and o.questions[1] != section.questions[1] for o in others):
-        parts.append(f"scorer {section.questions[1]}")
-    return ", ".join(parts)
+def _entitle(ordered: list[Section], settings: Collection[str]) -> None:
+    """Titles: whatever else is published, the first section of a setting keeps its name and its place."""
+    first: dict[str, Section] = {}
+    titles: set[str] = set()
+    for section in ordered:
+        main = first.setdefault(section.setting, section)
+        section.main = section is main and section.setting in settings and not section.unusual
+        different = section.unusual + [c for c in changes(section.protocol, main.protocol) if c not in section.unusual]
+        if section.questions and main.questions and section.questions[1] != main.questions[1]:
+            different.append(f"scorer {section.questions[1]}")
+        title = setting_name(section.setting) + ": " * bool(different) + ", ".join(different)
+        same = sum(t == title or t.startswith(f"{title} #") for t in titles)
+        section.title = f"{title} #{same + 1}" if same else title
+        titles.add(section.title)

@@ -12,12 +12,25 @@ from harness.hashing import sha256
 from harness.records.record import Record, one_line
 from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
-from harness.report.sections import Cell, Section, questions_of, roles, sections
+from harness.report.names import roles
+from harness.report.sections import Cell, Section, questions_of, sections
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.summary import peak, unhealthy
 
 MEASURED: tuple[str, ...]  # columns that only finished runs have
-MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
+MEASURED = (
+    "accuracy",
+    "low",
+    "high",
+    "seed_low",
+    "seed_high",
+    "flexible",
+    "valid",
+    "questions",
+    "truncated",
+    "file_bytes",
+    "memory",
+)
 MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
 MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
 OPTIONAL = ("platinum", "platinum_questions", "repeat")  # columns that are there only where a run has them
@@ -54,7 +67,7 @@ def rows(records: list[Record]) -> pd.DataFrame:
     for section in _sections(records):
         tuned = curves(section.cells)
         compared = differences([c.chosen for c in tuned], role.baseline)
-        new = [_row(cell) | {"section": section.title} for cell in section.cells]
+        new = [_row(cell) | {"section": section.title, "main": section.main} for cell in section.cells]
         for row in new:
             row |= _place(row["cell"], tuned) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
             row |= _overhead(row, [r for r in new if r["variant"] == role.floor])
@@ -63,8 +76,9 @@ def rows(records: list[Record]) -> pd.DataFrame:
         return pd.DataFrame()
     frame = pd.DataFrame(out)
     frame = frame.drop(columns=[c for c in OPTIONAL if frame[c].isna().all()])
-    order = ["setting", "section", "accuracy", "cell"]
-    return frame.sort_values(order, ascending=[True, True, False, True], ignore_index=True)
+    places = frame["section"].map({title: n for n, title in enumerate(dict.fromkeys(frame["section"]))})
+    frame = frame.assign(place=places).sort_values(["place", "accuracy", "cell"], ascending=[True, False, True])
+    return frame.drop(columns="place").reset_index(drop=True)
 
 
 def pair_rows(records: list[Record]) -> pd.DataFrame:
@@ -87,6 +101,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         "cell": cell.name,
         "run": first["run_id"],
         "variant": first["variant"],
+        "name": cell.label,
         "rank": first["rank"],
         "lora_rank": first["lora_rank"],
         "lr": first["lr"],
@@ -100,6 +115,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         return row | dict.fromkeys(MEASURED + OPTIONAL)
     tests = [r["test"] for r in done]
     meter, peaks = _memory(done)
+    by_seed = cell.right.mean(axis=1)
     low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
     return (
         row
@@ -107,6 +123,8 @@ def _row(cell: Cell) -> dict[str, Any]:
             "accuracy": float(cell.right.mean()),
             "low": low,
             "high": high,
+            "seed_low": float(by_seed.min()) if len(done) > 1 else None,
+            "seed_high": float(by_seed.max()) if len(done) > 1 else None,
             "flexible": float(np.mean([t["flexible_accuracy"] for t in tests])),
             "valid": float(np.mean([r["valid"]["accuracy"] for r in done])),
             "questions": tests[0]["total"],

@@ -19,7 +19,8 @@ from harness.paths import PUBLISHED
 from harness.records.record import SCHEMA_VERSION, checked
 from harness.records.store import read_record, read_records
 from harness.report.build import files
-from harness.report.markdown import markdown
+from harness.report.markdown import markdown_table
+from harness.report.readme import results
 from harness.report.table import rows
 from tests import factory
 
@@ -89,7 +90,10 @@ def test_no_record_stops_the_tables_of_the_others(tmp_path: Path) -> None:
     assert len(found.skipped) > len(changed) // 2
     assert all(len(line) < 600 and not re.search(r"[<>|\n]|]\(", line) for line in found.skipped)
     frame = rows(found.records)
-    made = files(frame, found.records, [tmp_path]) | {"README.md": markdown(frame, {"lora": {"8bit": EVIL}})}
+    made = files(frame, found.records, [tmp_path]) | {
+        "README.md": results(frame),
+        "able.md": markdown_table("t", frame, {"lora": {"8bit": EVIL}}),
+    }
     for name, text in made.items():
         assert "<img" not in text, name
         if name.endswith(".md"):

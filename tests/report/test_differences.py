@@ -10,8 +10,9 @@ import pytest
 
 import adapters as ad
 from harness.evaluation.metrics import from_bits
-from harness.report.markdown import markdown
-from harness.report.sections import roles
+from harness.report.markdown import markdown_table
+from harness.report.names import roles
+from harness.report.readme import results
 from harness.report.stats import estimate, holm, mcnemar
 from harness.report.table import pair_rows, rows
 from tests import factory
@@ -20,7 +21,7 @@ from tests.report.conftest import RECORDS, chosen
 
 def test_roles_are_variants() -> None:
     found = roles()
-    assert {found.baseline, found.floor} <= ad.VARIANTS.keys()
+    assert {found.baseline, found.floor, found.ceiling} <= ad.VARIANTS.keys()
 
 
 def test_differences_are_those_of_the_records(frame: pd.DataFrame) -> None:
@@ -70,7 +71,7 @@ def test_what_cannot_be_compared_is_not(other: dict[str, Any]) -> None:
 
 def test_seeds_of_two_scorers_are_not_averaged() -> None:
     frame = rows([factory.record(seed=0, scorer=1), factory.record(seed=1, scorer=2)])
-    assert sorted(frame["section"]) == ["tiny-tiny, scorer 1", "tiny-tiny, scorer 2"]
+    assert sorted(frame["section"]) == ["Embedded benchmark", "Embedded benchmark: scorer 2"]
     assert list(frame["seeds"]) == [1, 1]
 
 
@@ -79,7 +80,7 @@ def test_nothing_inside_the_noise_is_bold() -> None:
     lora = [factory.record("lora", s) for s in range(4)]
     near = [factory.record("hra", s, skill=0.1) for s in range(4)]
     far = [factory.record("dora", s, skill=2.5) for s in range(4)]
-    text = markdown(rows([*lora, *near, *far]), {})
+    text = results(rows([*lora, *near, *far]))
     lines = {v: next(x for x in text.splitlines() if x.startswith(f"| [{v}]")) for v in ("lora", "hra", "dora")}
     assert {v: "**" in line for v, line in lines.items()} == {"lora": False, "hra": False, "dora": True}
     for records in ([lora[0], far[0]], [*lora, far[0]], [lora[0], *far]):
@@ -87,9 +88,10 @@ def test_nothing_inside_the_noise_is_bold() -> None:
         row = chosen(frame, "dora")
         assert row["p_holm"] < 0.001 or row["test"] == "crossed bootstrap"
         assert not row["clear"]
-        text = markdown(frame, {})
-        assert "**" not in text.replace("**tiny-tiny**", "")
-        assert "p < 0.001 †" in text or " †" in text
+        text = markdown_table("t", frame, {})
+        for shown in (text.replace("**t**", ""), results(frame).replace("**Embedded benchmark.**", "")):
+            assert "**" not in shown
+            assert "p < 0.001 †" in shown or " †" in shown
         assert "the sign may flip" in text
     assert chosen(rows([lora[0], far[0]]), "dora")["test"] == "exact McNemar"
 
@@ -118,7 +120,7 @@ def test_memory_is_counted_from_the_floor_by_the_same_meter(frame: pd.DataFrame)
     assert (row["train_overhead_gb"], row["eval_overhead_gb"]) == pytest.approx((0.2, 0.0))
     mixed = rows([factory.record("none", None, None), factory.record(peak="peak_allocated_gb")])
     assert pd.isna(chosen(mixed, "lora")["train_overhead_gb"])
-    head, _, *body = [x for x in markdown(mixed, {}).splitlines() if x.startswith("|")]
+    head, _, *body = [x for x in markdown_table("t", mixed, {}).splitlines() if x.startswith("|")]
     assert "peak GPU train / eval, GB" in head
     assert "peak RSS train / eval, GB" in head
     assert [row.count("0.70 |") for row in body] == [1, 1]
@@ -129,7 +131,8 @@ def test_what_speaks_against_a_row_is_said() -> None:
     odd["provenance"] = odd["provenance"] | {"dirty": True}
     odd["health"] = odd["health"] | {"moved": False}
     odd["test"] = odd["test"] | {"truncated": 60}
-    text = markdown(rows([factory.record(seed=0), odd]), {"lora": {"8bit": "yes", "4bit": "RuntimeError: x"}})
+    frame = rows([factory.record(seed=0), odd])
+    text = markdown_table("t", frame, {"lora": {"8bit": "yes", "4bit": "RuntimeError: x"}})
     for said in (
         "different versions of the adapter code",
         "a health check failed",
@@ -138,4 +141,5 @@ def test_what_speaks_against_a_row_is_said() -> None:
         "lora on 4bit: RuntimeError: x.",
     ):
         assert said in text
+        assert said in results(frame) or "4bit" in said
     assert "| yes | no |" in text

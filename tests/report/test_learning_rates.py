@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.report.markdown import markdown
+from harness.report.markdown import markdown_table
+from harness.report.readme import results
 from harness.report.table import rows
 from tests import factory
 from tests.report.conftest import chosen
@@ -35,8 +36,9 @@ def test_edges_and_divergence_are_said(frame: pd.DataFrame) -> None:
     assert (ia3["lr"], bool(ia3["edge"]), ia3["curve_diverged"]) == (3e-3, False, 1)
     lost = frame[(frame["variant"] == "ia3") & (frame["lr"] == 1e-2)].iloc[0]
     assert (lost["valid_common"], lost["seeds"], lost["diverged"]) == (0.0, 0, 1)
-    text = markdown(frame, {})
+    text = markdown_table("t", frame, {})
     assert "| 0.01 (edge) |" in text
+    assert "| 0.01 (3, edge) |" in results(frame)
     assert "[ia3](https://arxiv.org/abs/2205.05638) (1 diverged)" in text
     assert "a better one may lie outside" in text
 

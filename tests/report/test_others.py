@@ -84,8 +84,8 @@ def test_pefts_results_stand_beside_ours(tmp_path: Path, repository: Path, capsy
     local = repository / "reports" / "local"
     for name in ("results.md", "index.html"):
         assert "not run here" in (local / name).read_text()
-        assert "lora/llama-3.2-3B-rank32 r32 (1 failed)" in (local / name).read_text()
-    assert any("PEFT" in p.name for p in (local / "plots").glob("*.svg"))
+        assert "lora/llama-3.2-3B-rank32 (lost) (1 failed)" in (local / name).read_text()
+    assert any("peft" in p.name for p in (local / "plots").glob("*.svg"))
     rebuild()
     assert "not run here): meta" not in (repository / "reports" / "results.md").read_text()
 
@@ -110,4 +110,10 @@ def test_published_figures_name_their_source() -> None:
     assert len(peft.body) == 63
     values = [float(row[1].split()[0]) for row in peft.body]
     assert values == sorted(values, reverse=True)
+    assert [p["accuracy"] for p in peft.points] == pytest.approx(values, abs=0.051)
+    lora = next(p for p in peft.points if p["name"] == "lora rank32")
+    assert (lora["params"], lora["file"], lora["peak"], lora["family"]) == (9175040, 36715216, 20.76, "low rank")
+    assert [p["name"] for p in peft.points if p["reference"]] == ["full-finetuning lr_0.00001"]
+    assert [p["params"] for p in lite.points if p["name"] == "AntiPaSTO-CorDA"] == [14300]
+    assert {p["family"] for p in lite.points} == {"low rank", "frozen basis", "gains", "rotations"}
     assert references(Path("/nowhere")) == []

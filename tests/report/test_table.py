@@ -12,8 +12,9 @@ import pytest
 
 from harness.errors import BadInput
 from harness.records.store import read_records
-from harness.report.markdown import fill_block, markdown
+from harness.report.markdown import fill_block, markdown_table
 from harness.report.publish import check, publish, rebuild, show
+from harness.report.readme import results
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.table import rows
 from harness.run import run
@@ -39,7 +40,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
     """Each with a reason; a table from the rest is the table without them."""
     good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
     factory.write(tmp_path, *good)
-    alone = markdown(rows(read_records([tmp_path]).records), {})
+    alone = results(rows(read_records([tmp_path]).records))
     broken: dict[str, Any] = {
         "empty": "",
         "half": json.dumps(record())[:200],
@@ -69,7 +70,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
     assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
     assert sorted(line.split(":")[0] for line in found.skipped) == sorted([*broken, "started"])
     assert all(len(line.split(": ", 1)[1]) > 8 and "\n" not in line for line in found.skipped)
-    assert markdown(rows(found.records), {}) == alone
+    assert results(rows(found.records)) == alone
 
 
 def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
     assert (lora["low"], lora["high"]) == crossed_bootstrap(np.array(seeds))
     assert (lora["seeds"], lora["diverged"], lora["failed"]) == (2, 1, 0)
     assert (frame.iloc[1]["low"], frame.iloc[1]["high"]) == wilson(3, 40)
-    text = markdown(frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})
+    text = markdown_table("t", frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})
     (line,) = [x for x in text.splitlines() if x.startswith("| [lora]")]
     cells = [c.strip() for c in line.strip("|").split("|")]
     assert cells[0] == "[lora](https://arxiv.org/abs/2106.09685) (1 diverged)"
@@ -113,7 +114,7 @@ def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
 
 @pytest.mark.parametrize("records", [[], [record(status="diverged")], [record(status="failed")]], ids=len)
 def test_tables_of_no_accuracy(records: list[dict[str, Any]]) -> None:
-    text = markdown(rows(records), {})
+    text = results(rows(records))
     assert ("lora" in text and "–" in text) if records else text == "No published runs yet."
 
 
@@ -186,4 +187,4 @@ def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job
     assert "not counted" not in capsys.readouterr().out
     show(str(job.runs_dir))
     assert "[lora](" in (repository / "README.md").read_text()
-    assert name.replace("__seed0", "") in capsys.readouterr().out
+    assert "\nlora (" in capsys.readouterr().out
