@@ -66,8 +66,9 @@ class AntiPaSTORot(Variant):
         X2 = X @ X
         identity = torch.eye(4, dtype=X.dtype, device=X.device)
         turn = 2 * ((1 + q) * X + X2 + X2 @ X - p2 * identity) / (1 + q + p2)  # R − I
-        gain = F.elu(self.times_coeff(g.to(dtype))).view_as(q.expand(-1, -1, 4, 1))  # (L, n, 4, 1)
-        return (S.to(dtype).view_as(gain) * (turn + gain * turn + gain * identity),)
+        gain = F.elu(self.times_coeff(g.to(dtype))).unflatten(1, (-1, 4, 1))  # (L, n, 4, 1)
+        rows = S.to(dtype).unflatten(1, (-1, 4, 1))
+        return (rows * (turn + gain * turn + gain * identity),)
 
     def folded(self, core: Float[Tensor, "n 4 4"]) -> Float[Tensor, "o r"]:
         """P: the 4×4 blocks folded into U."""
