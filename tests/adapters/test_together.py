@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import inspect
 import sys
 
@@ -219,23 +220,58 @@ def test_derivatives_of_higher_order_and_transforms(name, settings):
 
 @each_setting
 def test_sharded_layers_are_read_only_when_gathered(name, settings, computed):
-    """Block by block, as where parameters are sharded: before its turn, a layer's tensors and weight are empty."""
+    """Block by block, as where parameters are sharded: before its turn, a layer's weight is empty, or all it has."""
     model, handle, ids = setup(name, settings)
     loss_of(blocks(model, ids), ids).backward()
     expected = gradients(handle)
-    whole = {p: p.data for p in model.layers.parameters()}
+    weights = [layer.weight for layer in model.layers.modules() if isinstance(layer, torch.nn.Linear)]
+    for sharded in (weights, list(model.layers.parameters())):
+        whole = {p: p.data for p in sharded}
 
-    def gathering(layer, h):
-        for p in layer.parameters():
-            p.data = whole[p]
+        def gathering(layer, h, whole=whole):
+            for p in layer.parameters():
+                p.data = whole.get(p, p.data)
+            return layer(h)
+
+        for p in whole:
+            p.data = p.data.new_empty(0)
+        computed.clear()
+        with running(model, gathering):
+            loss_of(model(ids), ids).backward()
+        assert_close(gradients(handle), expected)
+        assert computed[0] == 1
+
+
+@each_setting
+def test_layers_that_differ_or_change_during_a_pass(name, settings):
+    """Another scale or group size on the second block, and a write to its tensors after the first one has computed."""
+    model, handle, ids = setup(name, settings)
+    second = [getattr(layer, MARK) for layer in (model.layers[1].q_proj, model.layers[1].v_proj)]
+    for site in second:
+        changes = {"alpha": 3.0, "lambda0": 2.0, "group_size": 8}
+        site.cfg = dataclasses.replace(site.cfg, **{k: v for k, v in changes.items() if hasattr(site.cfg, k)})
+    start = {n: p.detach().clone() for n, p in handle.trainable().items()}
+
+    @torch.no_grad()
+    def write():
+        for p in (p for site in second for p in site.parameters().values()):
+            p.mul_(0.9).add_(0.01)
+
+    def run(layer, h):
+        if layer is model.layers[1]:
+            write()
         return layer(h)
 
-    for p in whole:
-        p.data = p.data.new_empty(0)
-    with running(model, gathering):
-        loss_of(model(ids), ids).backward()
-    assert_close(gradients(handle), expected)
-    assert computed[0] == 1
+    found = []
+    for together in (False, True):
+        with torch.no_grad():
+            for n, p in handle.trainable().items():
+                p.copy_(start[n])
+        with running(model, run):
+            loss = loss_of(model(ids) if together else model.forward(ids), ids)
+        loss.backward()
+        found.append(gradients(handle) | {"loss": loss})
+    assert_close(found[1], found[0])
 
 
 def test_nothing_outlives_a_forward_pass():
