@@ -110,6 +110,13 @@ def scores(right: list[bool], asked: str = "q", scorer: int = 1) -> dict[str, An
     }
 
 
+def strata(right: list[bool]) -> dict[str, dict[str, Any]]:
+    """A record's `strata`: the first half of the questions `known`, the others `new`."""
+    half = len(right) // 2
+    parts = {"known": right[:half], "new": right[half:]}
+    return {n: {"accuracy": sum(p) / len(p), "correct": sum(p), "total": len(p)} for n, p in parts.items()}
+
+
 def write(folder: Path, *records: dict[str, Any]) -> Path:
     """<folder>/<id>/result.json and metrics.jsonl of every record."""
     for r in records:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from harness.evaluation.predictions import Prediction
 from harness.inputs.rows import Question, questions_hash
 from harness.scoring import SCORER_VERSION, Score, score
 
 
+class Stratum(TypedDict):
+    accuracy: float
+    correct: int
+    total: int
+
+
 class Scores(TypedDict):
-    """accuracy: by marker. correct_bits: question i in file order is bit i from the left; hexadecimal, padded."""
+    """accuracy: by marker. correct_bits: question i in file order is bit i from the left; hexadecimal, padded.
+
+    strata: by name, where questions have one.
+    """
 
     accuracy: float
     correct: int
@@ -21,6 +30,7 @@ class Scores(TypedDict):
     questions_hash: str
     correct_bits: str
     scorer_version: int
+    strata: NotRequired[dict[str, Stratum]]
 
 
 def metrics(predictions: list[Prediction], questions: list[Question]) -> Scores:
@@ -29,7 +39,7 @@ def metrics(predictions: list[Prediction], questions: list[Question]) -> Scores:
         score(p.text, q.reference, finished=p.finished) for p, q in zip(predictions, questions, strict=True)
     ]
     total, correct = len(scores), sum(s.correct for s in scores)
-    return {
+    result: Scores = {
         "accuracy": correct / total,
         "correct": correct,
         "total": total,
@@ -40,6 +50,17 @@ def metrics(predictions: list[Prediction], questions: list[Question]) -> Scores:
         "correct_bits": to_bits([s.correct for s in scores]),
         "scorer_version": SCORER_VERSION,
     }
+    if strata := _strata([s.correct for s in scores], questions):
+        result["strata"] = strata
+    return result
+
+
+def _strata(right: list[bool], questions: list[Question]) -> dict[str, Stratum]:
+    out: dict[str, Stratum] = {}
+    for name in sorted({q.stratum for q in questions} - {""}):
+        own = [r for r, q in zip(right, questions, strict=True) if q.stratum == name]
+        out[name] = {"accuracy": sum(own) / len(own), "correct": sum(own), "total": len(own)}
+    return out
 
 
 def to_bits(correct: list[bool]) -> str:

@@ -46,6 +46,8 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
     ]
     if "platinum" in record:
         lines.insert(1, platinum_line(record["platinum"]))
+    if "strata" in test:
+        lines.insert(1, strata_line(test["strata"]))
     if "repeat" in record:
         lines.insert(-2, repeat_line(record["repeat"]))
     if "train" in record:
@@ -56,6 +58,12 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
     lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
     lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
     return lines + [f"  WARNING     {text}" for text in warnings(record)]
+
+
+def strata_line(strata: Mapping[str, Mapping[str, Any]]) -> str:
+    """Accuracy by stratum."""
+    parts = [f"{name} {percent(own)} ({own['correct']}/{own['total']})" for name, own in strata.items()]
+    return f"  strata      {'; '.join(parts)}"
 
 
 def platinum_line(scores: Mapping[str, Any]) -> str:

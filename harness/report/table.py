@@ -129,6 +129,7 @@ def _row(cell: Cell) -> dict[str, Any]:
             "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
         }
         | _platinum(done)
+        | _strata(done)
     )
 
 
@@ -138,6 +139,16 @@ def _platinum(done: list[Record]) -> dict[str, Any]:
     if "accuracy" not in scores[0] or len({s.get("questions_hash") for s in scores}) > 1:
         return {}
     return {"platinum": float(np.mean([s["accuracy"] for s in scores])), "platinum_questions": scores[0]["total"]}
+
+
+def _strata(done: list[Record]) -> dict[str, Any]:
+    """Mean accuracy and number of questions of each stratum; the test questions of a cell's runs are the same."""
+    strata = [r["test"].get("strata", {}) for r in done]
+    out: dict[str, Any] = {}
+    for name in sorted(set.intersection(*map(set, strata))):
+        out[f"accuracy_{name}"] = float(np.mean([s[name]["accuracy"] for s in strata]))
+        out[f"questions_{name}"] = strata[0][name]["total"]
+    return out
 
 
 def _place(name: str, curves_: list[Curve]) -> dict[str, Any]:

@@ -22,6 +22,21 @@ def test_metrics_count_what_the_texts_say() -> None:
     assert changed["questions_hash"] != metrics([Prediction("test", 0, "", True)], asked[:1])["questions_hash"]
 
 
+def test_strata_are_scored_by_themselves() -> None:
+    """Each is what scoring its questions alone gives; questions in none count in the whole only."""
+    names = ["new", "known", "", "new", "known", "known"]
+    asked = [Question(str(n), "#### 7", name) for n, name in enumerate(names)]
+    answers = [Prediction("test", n, f"#### {7 if n in (0, 2, 4, 5) else 8}", True) for n in range(6)]
+    found = metrics(answers, asked)
+    assert list(found["strata"]) == ["known", "new"]
+    for name, own in found["strata"].items():
+        places = [n for n, stratum in enumerate(names) if stratum == name]
+        alone = metrics([answers[n] for n in places], [asked[n] for n in places])
+        assert own == {key: alone[key] for key in ("accuracy", "correct", "total")}
+    assert (found["correct"], found["strata"]["known"]["correct"], found["strata"]["new"]["total"]) == (4, 2, 2)
+    assert "strata" not in metrics(answers[2:3], asked[2:3])
+
+
 @given(st.lists(st.booleans(), max_size=200))
 def test_bits_round_trip(correct: list[bool]) -> None:
     """Question 0 is the most significant bit of the first digit; the last digit is filled with zeros."""

@@ -33,6 +33,7 @@ def whole(seed: int) -> dict[str, Any]:
     record = factory.record("lora", seed, questions=40)
     turn = {"accuracy": 0.5, "correct": 20, "total": 40, "changed": 1, "texts_differ": 2}
     scores = factory.scores([True] * 10 + [False] * 30)
+    record["test"] = scores | {"strata": factory.strata([True] * 10 + [False] * 30)}
     return record | {
         "lr_chosen": "tuned",
         "clamped": {},
@@ -124,8 +125,8 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     assert (found.records, len(found.skipped)) == ([], 2)
 
 
-def test_version_1_is_read_as_todays() -> None:
-    """Real records of version 1: no number changes, and their settings gain the one version of results there was."""
+def test_earlier_versions_are_read_as_todays() -> None:
+    """Real records: no number changes; settings of version 1 gain the one version of results there was."""
     found = sorted(PUBLISHED.glob("*/result.json"))
     assert found
     for file in found:
@@ -141,5 +142,25 @@ def test_version_1_is_read_as_todays() -> None:
     old["science_hash"] = sha256(old["science"])
     assert checked(old)["science_hash"] == sha256(factory.record()["science"])
     assert checked(factory.record()) == factory.record()
-    with pytest.raises(ValueError, match="schema_version 3; expected 1 to 2"):
-        checked(factory.record() | {"schema_version": 3})
+    with pytest.raises(ValueError, match="schema_version 4; expected 1 to 3"):
+        checked(factory.record() | {"schema_version": 4})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"known": {"correct": 9, "total": 20, "accuracy": 0.45}},  # 10 of 40 were right, all in `known`
+        {"known": {"correct": 10, "total": 20, "accuracy": 0.45}},
+        {"known": {"correct": 0, "total": 0, "accuracy": 0.0}},
+        {"new": {"correct": 0, "total": 21, "accuracy": 0.0}},
+        {"more": {"correct": 1, "total": 1, "accuracy": 1.0}},
+        {"<b>": {"correct": 0, "total": 1, "accuracy": 0.0}},
+    ],
+    ids=str,
+)
+def test_strata_that_do_not_add_up_are_refused(change: dict[str, Any]) -> None:
+    record = whole(0)
+    assert checked(record) == record
+    record["test"]["strata"] |= change
+    with pytest.raises(ValueError, match=r"^test\.strata"):
+        checked(record)
