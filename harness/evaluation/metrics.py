@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import struct
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from harness.evaluation.predictions import Prediction
 from harness.inputs.rows import Question, questions_hash
 from harness.scoring import SCORER_VERSION, Score, score
+
+LARGEST_NATS = 65504.0  # of fp16
 
 
 class Stratum(TypedDict):
@@ -15,7 +20,21 @@ class Stratum(TypedDict):
     total: int
 
 
-class Scores(TypedDict):
+class ResponseLoss(TypedDict):
+    """Teacher-forced loss of the references, as harness/evaluation/response_loss.py measures it.
+
+    response_loss: nats per label token over all responses, as training loss and perplexity are given. response_tokens:
+    label tokens. response_nats: the sum of each question in file order, as base64 of little-endian fp16 (2.7 characters
+    a question, each at most 0.05 % off); 65,504 for more than that, NaN where question and reference make no training
+    text, or one longer than the model's positions. Records before version 3 have none of these.
+    """
+
+    response_loss: NotRequired[float]
+    response_tokens: NotRequired[int]
+    response_nats: NotRequired[str]
+
+
+class Scores(ResponseLoss):
     """accuracy: by marker. correct_bits: question i in file order is bit i from the left; hexadecimal, padded.
 
     strata: by name, where questions have one.
@@ -72,3 +91,16 @@ def to_bits(correct: list[bool]) -> str:
 def from_bits(digits: str, total: int) -> list[bool]:
     """Inverse of `to_bits`."""
     return [b == "1" for b in "".join(f"{int(d, 16):04b}" for d in digits)][:total]
+
+
+def to_nats(values: Sequence[float]) -> str:
+    """Values from 0 to LARGEST_NATS, or NaN, as base64 of little-endian fp16."""
+    return base64.b64encode(struct.pack(f"<{len(values)}e", *values)).decode()
+
+
+def from_nats(text: str) -> list[float]:
+    """Inverse of `to_nats`, as rounded. Raises ValueError for what is not base64 of fp16 values."""
+    data = base64.b64decode(text, validate=True)
+    if len(data) % 2:
+        raise ValueError("not a whole number of fp16 values")
+    return list(struct.unpack(f"<{len(data) // 2}e", data))

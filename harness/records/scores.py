@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.evaluation.metrics import Scores, Stratum, from_bits
+import math
+
+from harness.evaluation.metrics import ResponseLoss, Scores, Stratum, from_bits, from_nats
 from harness.inputs.rows import MOST_STRATA, STRATUM
 
 
@@ -16,6 +18,8 @@ def check_scores(scores: Scores, split: str) -> None:
     _check_accuracy(scores, split)
     if "strata" in scores:
         _check_strata(scores["strata"], scores, split)
+    if any(key.startswith("response_") for key in scores):
+        _check_responses(scores, split)
 
 
 def _check_accuracy(scores: Scores | Stratum, where: str) -> None:
@@ -34,3 +38,20 @@ def _check_strata(strata: dict[str, Stratum], scores: Scores, split: str) -> Non
     rest, right = (scores[key] - sum(own[key] for own in strata.values()) for key in ("total", "correct"))
     if not 0 <= right <= rest:
         raise ValueError(f"{split}.strata: their sums leave {right} of {rest} for questions in none")
+
+
+def _check_responses(scores: Scores, split: str) -> None:
+    """The loss is the mean of the questions' nats, as far as fp16 holds them."""
+    missing = sorted(ResponseLoss.__annotations__.keys() - scores.keys())
+    if missing:
+        raise ValueError(f"{split}.{missing[0]} is missing")
+    tokens, loss = scores["response_tokens"], scores["response_loss"]
+    try:
+        nats = from_nats(scores["response_nats"])
+    except ValueError as error:
+        raise ValueError(f"{split}.response_nats: {error}") from None
+    known = [value for value in nats if not math.isnan(value)]
+    if len(nats) != scores["total"] or not all(0 <= value < math.inf for value in known):
+        raise ValueError(f"{split}.response_nats: expected {scores['total']} numbers from 0")
+    if bool(known) != bool(tokens) or abs(sum(known) / max(1, tokens) - loss) > 1e-3 * loss + 1e-6:
+        raise ValueError(f"{split}: response_loss {loss} is not that of response_nats over {tokens} tokens")

@@ -55,6 +55,11 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
         lines.append(
             f"  loss        {t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
         )
+    if "response_loss" in test and "response_loss" in valid:
+        lines.append(
+            f"  responses   {test['response_loss']:.4f} nats per token of the test references"
+            f" (validation {valid['response_loss']:.4f})"
+        )
     lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
     lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
     return lines + [f"  WARNING     {text}" for text in warnings(record)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.evaluation.metrics import from_bits, metrics, to_bits
+from harness.evaluation.metrics import LARGEST_NATS, from_bits, from_nats, metrics, to_bits, to_nats
 from harness.evaluation.predictions import Prediction
 from harness.inputs.rows import Question
 
@@ -46,3 +49,11 @@ def test_bits_round_trip(correct: list[bool]) -> None:
     value = int(digits or "0", 16)
     assert [bool(value >> (4 * len(digits) - 1 - k) & 1) for k in range(len(correct))] == correct
     assert value.bit_count() == sum(correct)
+
+
+@given(st.lists(st.floats(0.01, LARGEST_NATS) | st.just(math.nan), max_size=200))
+def test_nats_round_trip(values: list[float]) -> None:
+    """Each to half a unit of fp16's last place, which is 2⁻¹¹ of it; 1,500 questions take 4,000 characters."""
+    text = to_nats(values)
+    assert from_nats(text) == pytest.approx(values, rel=2**-11, nan_ok=True)
+    assert len(text) == 4 * -(-2 * len(values) // 3)

@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from harness.evaluation.metrics import to_nats
 from harness.hashing import sha256
 from harness.paths import PUBLISHED
 from harness.records.record import SCHEMA_VERSION, checked
@@ -34,6 +36,7 @@ def whole(seed: int) -> dict[str, Any]:
     turn = {"accuracy": 0.5, "correct": 20, "total": 40, "changed": 1, "texts_differ": 2}
     scores = factory.scores([True] * 10 + [False] * 30)
     record["test"] = scores | {"strata": factory.strata([True] * 10 + [False] * 30)}
+    record["test"] |= factory.responses([8.0 + n for n in range(40)], 900)
     return record | {
         "lr_chosen": "tuned",
         "clamped": {},
@@ -149,6 +152,31 @@ def test_earlier_versions_are_read_as_todays() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"response_loss": 1.23},  # 1,100 nats over 900 tokens are 1.2222
+        {"response_tokens": 880},
+        {"response_tokens": 0, "response_loss": 0.0},
+        {"response_nats": to_nats([27.5] * 39)},
+        {"response_nats": to_nats([27.5] * 38 + [-1.0, 56.0])},
+        {"response_nats": to_nats([27.5] * 39 + [math.inf])},
+        {"response_nats": to_nats([27.5] * 40)[:-1]},
+        {"response_nats": "é" * 107},
+        {"response_nats": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_response_losses_that_do_not_add_up_are_refused(change: dict[str, Any]) -> None:
+    """What is recorded twice agrees to fp16's precision, and the three keys come together."""
+    record = whole(0)
+    equal = factory.responses([27.5] * 39 + [27.51], 900)  # 27.51 is not a value of fp16
+    assert checked(record | {"test": record["test"] | equal})
+    record["test"] = {k: v for k, v in (record["test"] | change).items() if v is not None}
+    with pytest.raises(ValueError, match=r"^test[.:].*response_"):
+        checked(record)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"known": {"correct": 9, "total": 20, "accuracy": 0.45}},  # 10 of 40 were right, all in `known`
         {"known": {"correct": 10, "total": 20, "accuracy": 0.45}},
         {"known": {"correct": 0, "total": 0, "accuracy": 0.0}},
@@ -156,7 +184,7 @@ def test_earlier_versions_are_read_as_todays() -> None:
         {"more": {"correct": 1, "total": 1, "accuracy": 1.0}},
         {"<b>": {"correct": 0, "total": 1, "accuracy": 0.0}},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_strata_that_do_not_add_up_are_refused(change: dict[str, Any]) -> None:
     record = whole(0)
