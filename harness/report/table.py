@@ -20,10 +20,11 @@ MEASURED: tuple[str, ...]  # columns that only finished runs have
 MEASURED = ("accuracy", "low", "high", "flexible", "valid", "questions", "truncated", "file_bytes", "memory")
 MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
 MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
-OPTIONAL = ("platinum", "platinum_questions", "repeat")  # columns that are there only where a run has them
+RESPONSES = ("response_loss", "response_difference", "response_low", "response_high")
+OPTIONAL = ("platinum", "platinum_questions", "repeat", *RESPONSES)  # columns that are there only where a run has them
 COMPARED: tuple[str, ...]
 COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
-COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
+COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb", *RESPONSES[1:])
 
 
 def cells(records: list[Record]) -> dict[str, list[Record]]:
@@ -126,6 +127,7 @@ def _row(cell: Cell) -> dict[str, Any]:
             "unhealthy": sum(bool(unhealthy(r["health"])) for r in done),
             "platinum": None,
             "platinum_questions": None,
+            "response_loss": float(np.mean([t["response_loss"] for t in tests])) if cell.responses else None,
             "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
         }
         | _platinum(done)
