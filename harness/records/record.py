@@ -170,8 +170,8 @@ DONE = ("valid", "test", "memory", "cost", "forgetting", "health", "adapter_file
 def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     """A record of any version as one of today's; unknown versions are left as they are, for `checked` to refuse.
 
-    Version 1 had no engine_hash, and no results_version: there was one version of results, which is 1. Version 2 had no
-    strata.
+    Version 1 had no engine_hash, and no results_version: there was one version of results, which is 1. Version 2 had
+    neither strata nor response losses.
     """
     if raw.get("schema_version") == 2:
         return raw | {"schema_version": SCHEMA_VERSION}

@@ -74,13 +74,14 @@ class Cell:
 
     @cached_property
     def responses(self) -> Responses | None:
-        """Of the test questions whose references fit the model; None where a run's record lacks them."""
+        """Of the test questions whose references fit the model; None where a run lacks them or read other texts."""
         tests = [r["test"] for r in self.done]
         tokens = {t.get("response_tokens", 0) for t in tests}
         if len(tokens) != 1 or 0 in tokens:
             return None
         nats = np.array([from_nats(t["response_nats"]) for t in tests])
-        return Responses(nats[:, ~np.isnan(nats).any(axis=0)], tokens.pop())
+        unfit = np.isnan(nats)
+        return Responses(nats[:, ~unfit[0]], tokens.pop()) if (unfit == unfit[0]).all() else None
 
     @property
     def questions(self) -> tuple[str, int] | None:
