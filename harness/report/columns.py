@@ -55,6 +55,8 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
         number_column("forgetting, nats/token", "forgetting", "+.4f"),
         number_column("attach, s", "attach_seconds", ".2f", short=False),
         number_column("added MACs/token", "added_macs_per_token", ",.0f", short=False),
+        *_strata(part),
+        *_responses(part, against),
         number_column("validation accuracy, %", "valid", ".1f", 100.0, short=False),
         number_column("truncated, %", "truncated", ".1f", 100.0, short=False),
         number_column("flexible accuracy, %", "flexible", ".1f", 100.0, short=False),
@@ -69,6 +71,34 @@ def _platinum(part: pd.DataFrame) -> list[Column]:
     """Accuracy by corrected references, where any run has it."""
     there = "platinum" in part and bool(part["platinum"].notna().any())
     return [number_column("Platinum, %", "platinum", ".1f", 100.0)] if there else []
+
+
+def _strata(part: pd.DataFrame) -> list[Column]:
+    """Accuracy in each stratum, where any run has strata."""
+    out = []
+    for name in (c.removeprefix("accuracy_") for c in map(str, part) if c.startswith("accuracy_")):
+        if counts := sorted({int(n) for n in part[f"questions_{name}"].dropna()}):
+            head = f"{name} ({', '.join(f'{n:,}' for n in counts)}), %"
+            out.append(number_column(head, f"accuracy_{name}", ".1f", 100.0, short=False))
+    return out
+
+
+def _responses(part: pd.DataFrame, against: str) -> list[Column]:
+    """Loss of the reference responses and its difference to the baseline, where any run has it."""
+    if "response_loss" not in part or part["response_loss"].isna().all():
+        return []
+    out = [number_column("response loss, nats/token", "response_loss", ".4f", short=False)]
+    if "response_difference" in part:
+        head = f"response loss, difference to {against} [95 %]"
+        out.append(Column(head, _response_difference, lambda r: r["response_difference"], short=False))
+    return out
+
+
+def _response_difference(row: Row) -> str:
+    if not known(row["response_difference"]):
+        return "–"
+    interval = f"[{row['response_low']:+.4f}, {row['response_high']:+.4f}]"
+    return f"{row['response_difference']:+.4f} {interval}{'' if row['seeds_measured'] else ' †'}"
 
 
 def _memory(part: pd.DataFrame) -> list[Column]:

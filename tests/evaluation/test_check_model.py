@@ -19,6 +19,7 @@ from harness.errors import BadInput
 from harness.evaluation.check_model import check_logits, check_model
 from harness.evaluation.generate import generate
 from harness.inputs.base_model import load_model
+from harness.inputs.rows import Question
 from harness.run import run
 from tests.conftest import EOS, data_of, make_model, make_tokenizer
 from tests.evaluation.test_generate import one_by_one
@@ -121,6 +122,10 @@ def test_tokens_outside_the_embedding_are_refused(tokenizer: Any, small_job: Any
         BadInput, match=rf"^model.id: token '.*' lies outside the embedding of 99 rows, got {largest}; "
     ):
         check_model(make_model(99), tokenizer, read, job)
+    soft_hyphen = dataclasses.replace(read, train=[], test=[Question("Why?", "\u00ad #### 2")])  # its last byte: 257
+    check_model(make_model(258), tokenizer, soft_hyphen, job)
+    with pytest.raises(BadInput, match=r"^model.id: token '.+' lies outside the embedding of 257 rows, got 257; "):
+        check_model(make_model(257), tokenizer, soft_hyphen, job)
 
 
 def test_an_eos_after_every_text_does_not_end_the_prompts(small_job: Any, model_dir: Path, tmp_path: Path) -> None:
