@@ -100,11 +100,15 @@ def test_rows_are_refilled_dropped_and_trimmed(model: Any, tokenizer: Any, eos: 
     widths: list[tuple[int, int]] = []
     forward = Batch._forward
 
-    def counted(self: Any, ids: Any, mask: Any, cache: Any, positions: Any) -> Any:
-        widths.append(tuple(mask.shape))
-        assert bool((mask.sum(1) > 0).all())
-        assert bool(mask[:, 0].any())  # no column is padding in every row
-        return forward(self, ids, mask, cache, positions)
+    def counted(self: Any, ids: Any, mask: Any, positions: Any) -> Any:
+        widths.append((len(ids), self.cache.window.seen + ids.shape[1]))
+        if mask is not None:
+            real = (mask if mask.ndim == 2 else mask[:, 0, 0] + 1) > 0
+            assert real.shape == widths[-1]
+            assert bool((real.sum(1) > 0).all())
+            assert bool(real[:, 0].any())  # no column is padding in every row
+            assert not bool(real.all())  # a mask that masks nothing costs time
+        return forward(self, ids, mask, positions)
 
     monkeypatch.setattr(Batch, "_forward", counted)
     kw = {"eos": eos, "pad": 1, "batch_size": 8, "max_new_tokens": LIMIT, "complete": never}
