@@ -34,7 +34,7 @@ class Window:
     seen: int = 0
 
 
-class KeyValueCache(Cache):
+class KeyValueCache(Cache):  # type: ignore[misc]
     """A transformers cache for up to `slots` rows. All layers keep all columns; sliding windows are in the mask."""
 
     def __init__(self, slots: int) -> None:
@@ -71,8 +71,12 @@ def _moved(t: Float[Tensor, "s h T d"], w: Window, rows: int, columns: slice, pl
     return new
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[misc]
     """One layer's buffers, (slots, heads, columns, d). Padding is zeroed, because masked values must be finite too."""
+
+    keys: Tensor
+    values: Tensor
+    is_initialized: bool
 
     def __init__(self, window: Window) -> None:
         super().__init__()
