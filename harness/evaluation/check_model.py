@@ -88,7 +88,7 @@ def check_logits(model: Any, pad: int, job: Job) -> None:
 
 def _decoded(model: Any, rows: list[list[int]], pad: int, device: str) -> list[tuple[int, int, Tensor]]:
     """(row, position, logits (V,)) of two rows by all that evaluation does: join, pad, decode, drop."""
-    batch, seen = Batch(model, device, pad), []
+    batch, seen = Batch(model, device, pad, len(rows)), []
     logits: list[Float[Tensor, "B V"]] = []
 
     def record(*args: Any) -> Tensor:

@@ -18,6 +18,7 @@ from harness.data.tokenize import prompt_ids, tokenize
 from harness.errors import BadInput
 from harness.evaluation.check_model import check_logits, check_model
 from harness.evaluation.generate import generate
+from harness.evaluation.kv_cache import takes_additive_mask
 from harness.inputs.base_model import load_model
 from harness.inputs.rows import Question
 from harness.run import run
@@ -63,6 +64,7 @@ def test_an_architecture_decodes_here_or_is_refused(
             check_logits(model, 0, small_job())
         return
     check_logits(model, 0, small_job())
+    assert takes_additive_mask(model) is (kind in ("Granite", "Cohere"))  # the others have windows or no rotary layers
     prompts = [[3 + (7 * n + k) % 60 for k in range(2 + 3 * n)] for n in range(5)]
     got = generate(model, prompts, eos={0}, pad=0, batch_size=3, max_new_tokens=8, complete=lambda tokens: False)
     assert got == one_by_one(model, prompts, {0}, limit=8)
