@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,10 +24,12 @@ from torch import Tensor, nn
 from adapters._cache import Cache
 from adapters._errors import AdapterError, problem
 from adapters._fields import selection
+from adapters._together import tensor_of
 from adapters._weights import Layer
 
 if TYPE_CHECKING:
     from adapters._calibration import Moments
+    from adapters._together import ForwardPass
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -155,6 +155,7 @@ class Variant:
         self.called = False  # whether a forward pass has reached the layer
         self.enabled = True  # False in a `disabled()` block
         self.cache: Cache | None = None  # there in a `frozen()` block only
+        self.forward_pass: ForwardPass | None = None  # there while the module that holds all sites runs
         self.casts: list[torch.dtype] = []  # what the base weight was cast to since attach
         self.keeps_basis = False  # the basis cannot be computed again from the weight
 
@@ -254,13 +255,30 @@ class Variant:
             return compute()
         return self.cache.read(name, self.coeff, compute)
 
+    def together(
+        self, compute: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, *names: str
+    ) -> tuple[Tensor, ...]:
+        """This site's rows of `compute(dtype, *tensors)`: a method of the variant that does not read the input.
+
+        names: of the site's tensors, or of methods that return one. What `compute` gets and returns has a leading axis
+        L: all sites that are alike (see `_together`), or this one alone.
+        """
+        if not torch.compiler.is_compiling() and self.forward_pass is not None and self.forward_pass.serves():
+            return self.forward_pass.read(self, compute, dtype, names)
+        return self.cached(f"{compute.__name__} {dtype}", lambda: self.alone(compute, dtype, *names))
+
+    def alone(self, compute: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, *names: str) -> tuple[Tensor, ...]:
+        """As `together`, for this site only."""
+        values = compute(dtype, *(tensor_of(self, n).unsqueeze(0) for n in names))
+        return tuple(t.squeeze(0) for t in values)
+
     def drop_cache(self) -> None:
         if self.cache is not None:
             self.cache.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of the model is outside the blocks its original is in."""
-        return vars(self) | {"cache": None, "enabled": True}
+        return vars(self) | {"cache": None, "enabled": True, "forward_pass": None}
 
     @classmethod
     def changes_input(cls) -> bool:
@@ -275,23 +293,3 @@ def dtype_name(dtype: torch.dtype) -> str:
 def wide(*dtypes: torch.dtype) -> torch.dtype:
     """The widest of fp32 and `dtypes`: r-dimensional arithmetic costs nothing and must not round small gains away."""
     return functools.reduce(torch.promote_types, dtypes, torch.float32)
-
-
-def discover() -> dict[str, type[Variant]]:
-    """name → Variant for every `adapters/<name>.py`; a file must define exactly one Variant with its own Config."""
-    import adapters
-
-    variants: dict[str, type[Variant]] = {}
-    for info in sorted(pkgutil.iter_modules(adapters.__path__), key=lambda m: m.name):
-        if info.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"adapters.{info.name}")
-        classes = [
-            c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Variant) and c is not Variant
-        ]
-        classes = [c for c in classes if c.__module__ == module.__name__]
-        if len(classes) != 1:
-            raise ImportError(f"adapters/{info.name}.py: {len(classes)} Variant classes; expected exactly one")
-        classes[0].name = info.name
-        variants[info.name] = classes[0]
-    return variants

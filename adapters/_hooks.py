@@ -27,6 +27,7 @@ from adapters._idle import FirstForward
 from adapters._registry import checked_config, field_names, owners_of, variant_has_sites, variant_of
 from adapters._site import MARK, InputHook, OutputHook, Shared, build, remove_attribute
 from adapters._targets import fold, log_selection, select_targets
+from adapters._together import Forwards, innermost
 from adapters._weights import (
     Layer,
     compute_dtype,
@@ -190,8 +191,18 @@ def _register(handle: Attachment, site: Variant, layer: Layer) -> None:
 def _finish(handle: Attachment) -> None:
     log_selection(handle.model, handle.cfg, handle.sites)
     if handle.sites:
+        _compute_together(handle)
         handle.undo_steps.append(handle.model.register_forward_hook(FirstForward(handle.idle, handle.sites)).remove)
     handle.watch_optimizers()
     setattr(handle.model, HANDLE, handle)
     handle.undo_steps.append(partial(remove_attribute, handle.model, HANDLE))
     reset_compiled()
+
+
+def _compute_together(handle: Attachment) -> None:
+    """The hooks between which sites may compute together."""
+    module = innermost(handle.model, [site.layer for site in handle.sites.values()])
+    forwards = Forwards(handle.sites)
+    hooks = [module.register_forward_pre_hook(forwards.begin, prepend=True)]
+    hooks.append(module.register_forward_hook(forwards.end, always_call=True))
+    handle.undo_steps += [h.remove for h in hooks]

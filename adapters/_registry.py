@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from typing import Any
 
 import torch
 from torch import nn
 
-from adapters._contract import Config, Variant, discover
+from adapters._contract import Config, Variant
 from adapters._errors import AdapterError, problem
 from adapters._fields import with_rank
 from adapters._targets import select_targets
 from adapters._weights import layer_shape
+
+
+def discover() -> dict[str, type[Variant]]:
+    """name → Variant for every `adapters/<name>.py`; a file must define exactly one Variant with its own Config."""
+    import adapters
+
+    variants: dict[str, type[Variant]] = {}
+    for info in sorted(pkgutil.iter_modules(adapters.__path__), key=lambda m: m.name):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"adapters.{info.name}")
+        classes = [
+            c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Variant) and c is not Variant
+        ]
+        classes = [c for c in classes if c.__module__ == module.__name__]
+        if len(classes) != 1:
+            raise ImportError(f"adapters/{info.name}.py: {len(classes)} Variant classes; expected exactly one")
+        classes[0].name = info.name
+        variants[info.name] = classes[0]
+    return variants
+
 
 VARIANTS: dict[str, type[Variant]] = discover()
 

@@ -81,30 +81,38 @@ class AntiPaSTOAblate(Variant):
     def restore(self, W: Float[Tensor, "o i"], stored: dict[str, Tensor]) -> dict[str, Tensor]:
         return selected_again(W, stored)
 
-    def directions(self) -> Float[Tensor, "r k"]:
+    def directions(self, D: Float[Tensor, "L r k"]) -> Float[Tensor, "L r k"]:
         """Q, orthonormal columns (zero where D is): the QR of D on top of DAMPING·I, rows of D."""
-        D = self.lora_c.to(wide(self.basis_S.dtype, self.lora_c.dtype))
         if self.cfg.k == 1:
-            return F.normalize(D, dim=0)
+            return F.normalize(D, dim=1)
         damping = DAMPING * torch.eye(self.cfg.k, dtype=D.dtype, device=D.device)
-        Q: Tensor = torch.linalg.qr(torch.cat((D, damping)))[0]  # (r + k, k)
-        return Q[: self.cfg.r]
+        Q: Tensor = torch.linalg.qr(torch.cat((D, damping.expand(len(D), -1, -1)), 1))[0]  # (L, r + k, k)
+        return Q[:, : self.cfg.r]
 
-    def share(self) -> Float[Tensor, " k"]:
+    def share(self, a: Float[Tensor, "L k"]) -> Float[Tensor, "L k"]:
         """c·α. The value of α is clamped to [0, 1], the gradient is not: a rate pushed out can come back."""
-        a = self.lora_alpha.to(wide(self.basis_S.dtype, self.lora_alpha.dtype))
         return self.times_coeff(a + (a.clamp(0, 1) - a).detach())
 
     @torch.no_grad()
     def project(self) -> None:
         self.lora_alpha.clamp_(0, 1)
 
+    def removal(self, dtype: torch.dtype, *tensors: Tensor) -> tuple[Float[Tensor, "L r k"], Float[Tensor, "L k r"]]:
+        """−c·Q diag(α) and Qᵀ diag(S), of D, α and S; in `dtype`."""
+        D, a, S = (t.to(dtype) for t in tensors)
+        Q = self.directions(D)
+        return Q * -self.share(a).unsqueeze(1), Q.mT * S.unsqueeze(1)
+
+    @property
+    def inputs(self) -> tuple[torch.dtype, str, str, str]:
+        return wide(self.basis_S.dtype, self.lora_c.dtype), "lora_c", "lora_alpha", "basis_S"
+
     def factors(self) -> tuple[Float[Tensor, "o k"], Float[Tensor, "k i"]]:
-        Q = self.directions()
-        return -self.basis_U.to(Q.dtype) @ (Q * self.share()), (Q.T * self.basis_S) @ self.basis_Vh.to(Q.dtype)
+        out, into = self.alone(self.removal, *self.inputs)
+        return self.basis_U.to(out.dtype) @ out, into @ self.basis_Vh.to(into.dtype)
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        Q = self.directions()
-        h = self.basis_S * F.linear(x, self.basis_Vh.to(x.dtype)).to(Q.dtype)  # (*B, r)
-        removed = F.linear(F.linear(h, Q.T) * self.share(), Q)  # (*B, r)
-        return y - F.linear(removed.to(x.dtype), self.basis_U.to(x.dtype))
+        out, into = self.together(self.removal, *self.inputs)
+        p = F.linear(x, self.basis_Vh.to(x.dtype)).to(out.dtype)  # (*B, r)
+        change = F.linear(F.linear(p, into), out)  # (*B, r)
+        return y + F.linear(change.to(x.dtype), self.basis_U.to(x.dtype))

@@ -52,27 +52,36 @@ class AntiPaSTORot(Variant):
         U, S, Vh, _ = top_r(W, self.cfg.r)
         return {"basis_U": U, "basis_S": S, "basis_Vh": Vh}
 
-    def turn(self) -> Float[Tensor, "n 4 4"]:
-        """R − I, block by block."""
-        v = self.lora_skew.to(wide(self.basis_S.dtype, self.lora_skew.dtype))
-        v = 0.5 * self.coeff * v / (1 + v.square().sum(1, keepdim=True) / LIMIT**2).sqrt()
-        a, b, c, d, e, f = v.unbind(1)
+    def core(
+        self, dtype: torch.dtype, skew: Float[Tensor, "L n 6"], g: Float[Tensor, "L r"], S: Float[Tensor, "L r"]
+    ) -> tuple[Float[Tensor, "L n 4 4"]]:
+        """diag(S)·[(R−I) + diag(ELU(c·g))R], block by block, in `dtype`."""
+        v = skew.to(dtype)
+        v = 0.5 * self.coeff * v / (1 + v.square().sum(2, keepdim=True) / LIMIT**2).sqrt()
+        a, b, c, d, e, f = v.unbind(2)
         o = torch.zeros_like(a)
-        X = torch.stack((o, a, b, c, -a, o, d, e, -b, -d, o, f, -c, -e, -f, o), 1).view(-1, 4, 4)
-        q = v.square().sum(1).view(-1, 1, 1)
-        p2 = (a * f - b * e + c * d).square().view(-1, 1, 1)
+        X = torch.stack((o, a, b, c, -a, o, d, e, -b, -d, o, f, -c, -e, -f, o), 2).unflatten(2, (4, 4))
+        q = v.square().sum(2)[..., None, None]
+        p2 = (a * f - b * e + c * d).square()[..., None, None]
         X2 = X @ X
         identity = torch.eye(4, dtype=X.dtype, device=X.device)
-        return 2 * ((1 + q) * X + X2 + X2 @ X - p2 * identity) / (1 + q + p2)
+        turn = 2 * ((1 + q) * X + X2 + X2 @ X - p2 * identity) / (1 + q + p2)  # R − I
+        gain = F.elu(self.times_coeff(g.to(dtype))).unflatten(1, (-1, 4, 1))  # (L, n, 4, 1)
+        rows = S.to(dtype).unflatten(1, (-1, 4, 1))
+        return (rows * (turn + gain * turn + gain * identity),)
+
+    def folded(self, core: Float[Tensor, "n 4 4"]) -> Float[Tensor, "o r"]:
+        """P: the 4×4 blocks folded into U."""
+        U = self.basis_U.to(core.dtype).view(self.o, -1, 4)  # (o, n, 4)
+        return torch.einsum("onk,nkl->onl", U, core).flatten(1)
+
+    @property
+    def inputs(self) -> tuple[torch.dtype, str, str, str]:
+        return wide(self.basis_S.dtype, self.lora_skew.dtype), "lora_skew", "lora_g", "basis_S"
 
     def factors(self) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
-        """P = U·diag(S)·[(R−I) + diag(ELU(c·g))R], the 4×4 blocks folded into U; Q = Vh."""
-        S, turn = self.basis_S, self.turn()
-        gain = F.elu(self.times_coeff(self.lora_g.to(turn.dtype))).view(-1, 4, 1)  # (n, 4, 1)
-        core = turn + gain * turn + torch.diag_embed(gain.squeeze(2))  # (n, 4, 4)
-        US = (self.basis_U.to(turn.dtype) * S).view(self.o, -1, 4)  # (o, n, 4)
-        return torch.einsum("onk,nkl->onl", US, core).flatten(1), self.basis_Vh
+        return self.folded(*self.alone(self.core, *self.inputs)), self.basis_Vh
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        P, Vh = self.factors()
-        return y + F.linear(F.linear(x, Vh.to(x.dtype)), P.to(x.dtype))
+        P = self.folded(*self.together(self.core, *self.inputs))
+        return y + F.linear(F.linear(x, self.basis_Vh.to(x.dtype)), P.to(x.dtype))

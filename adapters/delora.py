@@ -64,22 +64,32 @@ class DeLoRA(Variant):
                 basis[key] = nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         return basis
 
-    def scaled(self, A: Float[Tensor, "r i"], B: Float[Tensor, "o r"], strength: Float[Tensor, " 1"]) -> Tensor:
-        """(λ/r)·B Ξ, (o, r)."""
-        norms = A.norm(dim=1).clamp_min(1e-4) * B.norm(dim=0).clamp_min(1e-4)  # (r,)
-        scaled: Tensor = B * (strength / (self.cfg.r * norms))
+    def scaled(self, A: Float[Tensor, "L r i"], B: Float[Tensor, "L o r"], strength: Float[Tensor, "L 1"]) -> Tensor:
+        """(λ/r)·B Ξ, (L, o, r)."""
+        norms = A.norm(dim=2).clamp_min(1e-4) * B.norm(dim=1).clamp_min(1e-4)  # (L, r)
+        scaled: Tensor = B * (strength / (self.cfg.r * norms)).unsqueeze(1)
         return scaled
 
+    def pair(self, dtype: torch.dtype, *tensors: Tensor) -> tuple[Float[Tensor, "L o n"], Float[Tensor, "L n i"]]:
+        """P and Q in `dtype`, of `inputs`."""
+        A, B, strength, w, *start = (t.to(wide(dtype, self.lora_A.dtype)) for t in tensors)
+        w = w.unsqueeze(1)  # (L, 1, i)
+        P, Q = self.scaled(A, B, strength), A * w  # (L, o, r), (L, r, i)
+        if start:
+            A0, B0 = start
+            P0 = self.scaled(A0, B0, torch.full_like(strength, self.cfg.lambda0))  # at t=0 the bits of P
+            P, Q = torch.cat((P - P0, P0), 2), torch.cat((Q, (A - A0) * w), 1)  # PQ − P₀Q₀ without cancellation
+        return P.to(dtype), Q.to(dtype)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        start = ("basis_A", "basis_B") if self.cfg.residual_init else ()
+        return "lora_A", "lora_B", "lora_lambda", "basis_w", *start
+
     def factors(self) -> tuple[Float[Tensor, "o n"], Float[Tensor, "n i"]]:
-        w, kind = self.basis_w, wide(self.basis_w.dtype, self.lora_A.dtype)
-        A, B, strength = self.lora_A.to(kind), self.lora_B.to(kind), self.lora_lambda.to(kind)
-        P, Q = self.scaled(A, B, strength), A * w  # (o, r), (r, i)
-        if not self.cfg.residual_init:
-            return P, Q
-        A0, B0 = self.basis_A.to(kind), self.basis_B.to(kind)
-        P0 = self.scaled(A0, B0, torch.full_like(strength, self.cfg.lambda0))  # (o, r), at t=0 the bits of P
-        return torch.cat((P - P0, P0), 1), torch.cat((Q, (A - A0) * w), 0)  # PQ − P₀Q₀ without cancellation
+        P, Q = self.alone(self.pair, wide(self.basis_w.dtype, self.lora_A.dtype), *self.inputs)
+        return P, Q
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        P, Q = self.factors()
-        return y + F.linear(F.linear(x, Q.to(x.dtype)), P.to(x.dtype))
+        P, Q = self.together(self.pair, x.dtype, *self.inputs)
+        return y + F.linear(F.linear(x, Q), P)

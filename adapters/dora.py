@@ -62,25 +62,40 @@ class DoRA(Variant):
         return tensors | {"lora_delta": (m0 * delta).to(delta.dtype)}
 
     @torch.no_grad()
-    def norm_ratio(self, A: Float[Tensor, "r i"], B: Float[Tensor, "o r"]) -> Float[Tensor, " o"]:
+    def product(self) -> Float[Tensor, "o r"]:
+        """WAᵀ, in the widest of fp32 and the two dtypes."""
+        W, A = dense_weight(self.layer), self.lora_A
+        kind = wide(W.dtype, A.dtype)
+        return W.to(kind) @ A.to(kind).T
+
+    @torch.no_grad()
+    def norm_ratio(
+        self,
+        A: Float[Tensor, "L r i"],
+        B: Float[Tensor, "L o r"],
+        square: Float[Tensor, "L o"],
+        WAt: Float[Tensor, "L o r"],
+    ) -> Float[Tensor, "L o"]:
         """m₀/n, without a graph: n is a constant of the forward pass."""
-        square, s = self.basis_square.to(A.dtype), self.scale
-        WAt = dense_weight(self.layer).to(A.dtype) @ A.T  # (o, r)
-        change = torch.addmm(WAt, B, A @ A.T, beta=2 * s, alpha=s * s)  # (o, r): 2s·WAᵀ + s²·B(AAᵀ)
-        n2 = torch.baddbmm(square[:, None, None], B.unsqueeze(1), change.unsqueeze(2)).flatten()  # (o,)
+        s = self.scale
+        change = torch.baddbmm(WAt, B, A @ A.mT, beta=2 * s, alpha=s * s)  # (L, o, r): 2s·WAᵀ + s²·B(AAᵀ)
+        n2 = square + (B * change).sum(2)  # (L, o)
         return (square / n2.clamp_min(torch.finfo(A.dtype).tiny)).sqrt()
 
-    def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """m/n − 1 (o,), (m/n)·s·B (o, r) and A (r, i) in `dtype`, computed in the wider of fp32 and `dtype`."""
-        A, B, delta = (t.to(wide(dtype)) for t in (self.lora_A, self.lora_B, self.lora_delta))
-        ratio, m0 = self.norm_ratio(A, B), self.basis_square.to(A.dtype).sqrt()
+    def scaled(
+        self, dtype: torch.dtype, *tensors: Tensor
+    ) -> tuple[Float[Tensor, "L o"], Float[Tensor, "L o r"], Float[Tensor, "L r i"]]:
+        """m/n − 1, (m/n)·s·B and A in `dtype`, of A, B, δ, ‖W‖² and WAᵀ; computed in the wider of fp32 and `dtype`."""
+        A, B, delta, square, WAt = (t.to(wide(dtype)) for t in tensors)
+        ratio, m0 = self.norm_ratio(A, B, square, WAt), square.sqrt()
         inverse = ratio / m0.clamp_min(torch.finfo(A.dtype).tiny)  # 1/n; m₀ = 0 has ratio 0
         less_one = torch.addcmul(ratio - 1, inverse, delta)
-        P = (self.scale * (1 + less_one)).unsqueeze(1) * B
+        P = (self.scale * (1 + less_one)).unsqueeze(2) * B
         return less_one.to(dtype), P.to(dtype), A.to(dtype)
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        less_one, P, A = self.cached(f"scaled {x.dtype}", lambda: self.scaled(x.dtype))
+        inputs = ("lora_A", "lora_B", "lora_delta", "basis_square", "product")
+        less_one, P, A = self.together(self.scaled, x.dtype, *inputs)
         bias = self.layer.bias
         unbiased = y if bias is None else y - bias.to(y.dtype)
         return torch.addcmul(y, less_one.to(y.dtype), unbiased) + F.linear(F.linear(x, A), P)

@@ -51,22 +51,24 @@ class HRA(Variant):
         half = nn.init.kaiming_uniform_(torch.empty(self.cfg.r // 2, self.i), a=math.sqrt(5), generator=generator)
         self.lora_U.copy_(half.repeat_interleave(2, 0))
 
-    def rotation(self, dtype: torch.dtype) -> tuple[Float[Tensor, "r i"], Float[Tensor, "i r"]]:
+    def rotation(
+        self, dtype: torch.dtype, U: Float[Tensor, "L r i"]
+    ) -> tuple[Float[Tensor, "L r i"], Float[Tensor, "L i r"]]:
         """Pᵀ and PT, so that R − I = (PT)Pᵀ; computed in the wider of fp32 and `dtype`."""
-        unit = F.normalize(self.lora_U.to(wide(dtype)), dim=1)
-        a, e = unit[0::2], unit[1::2] - unit[0::2]  # (r/2, i) each
-        Pt = torch.stack((a, e), 1).flatten(0, 1)  # (r, i): a₁ e₁ a₂ e₂ …
-        eps = e.square().sum(1)
+        unit = F.normalize(U.to(wide(dtype)), dim=2)
+        a, e = unit[:, 0::2], unit[:, 1::2] - unit[:, 0::2]  # (L, r/2, i) each
+        Pt = torch.stack((a, e), 2).flatten(1, 2)  # (L, r, i): a₁ e₁ a₂ e₂ …
+        eps = e.square().sum(2)
         two = torch.full_like(eps, -2)
-        K = torch.stack((-2 * eps, 2 - 2 * eps, two, two), 1).view(-1, 2, 2)  # (r/2, 2, 2)
-        pairs = torch.eye(K.shape[0], dtype=K.dtype, device=K.device)
-        D = (pairs[:, None, :, None] * K[:, :, None, :]).reshape(self.cfg.r, self.cfg.r)
+        K = torch.stack((-2 * eps, 2 - 2 * eps, two, two), 2).unflatten(2, (2, 2))  # (L, r/2, 2, 2)
+        pairs = torch.eye(K.shape[1], dtype=K.dtype, device=K.device)
+        D = (pairs[:, None, :, None] * K[:, :, :, None, :]).flatten(3, 4).flatten(1, 2)  # (L, r, r)
         pair = torch.arange(self.cfg.r, device=K.device) // 2
-        N = (Pt @ Pt.T) * (pair[:, None] < pair[None, :])  # (r, r)
+        N = (Pt @ Pt.mT) * (pair[:, None] < pair[None, :])  # (L, r, r)
         # I − DN is unit upper triangular; the solve does not look at what is on or below the diagonal.
         T = torch.linalg.solve_triangular(-(D @ N), D, upper=True, unitriangular=True)
-        return Pt.to(dtype), (Pt.T @ T).to(dtype)
+        return Pt.to(dtype), (Pt.mT @ T).to(dtype)
 
     def forward_input(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B i"]:
-        Pt, PT = self.cached(f"rotation {x.dtype}", lambda: self.rotation(x.dtype))
+        Pt, PT = self.together(self.rotation, x.dtype, "lora_U")
         return x + F.linear(F.linear(x, Pt), PT)

@@ -51,21 +51,22 @@ class Road(Variant):
             raise AdapterError(problem(cfg.__class__.__name__, what, got=cfg.group_size, expected=expected))
         return {"lora_theta": (cfg.kind * o // 2,), "lora_scale": (cfg.kind * o // 2,)}
 
-    def gates(self, dtype: torch.dtype) -> tuple[Float[Tensor, " o"], Float[Tensor, " o"]]:
+    def gates(
+        self, dtype: torch.dtype, theta: Float[Tensor, "L n"], scale: Float[Tensor, "L n"]
+    ) -> tuple[Float[Tensor, "L o"], Float[Tensor, "L o"]]:
         """αcosθ − 1 of each output, and the signed αsinθ by which it enters its partner, in `dtype`."""
         half = self.cfg.group_size // 2
-        theta, scale = self.lora_theta.to(wide(dtype)), self.lora_scale.to(wide(dtype))
         # kind 4 stores, group after group, all numbers of the cosines and then all of the sines
-        shape = {1: (-1, 1, 1, half), 2: (-1, 1, 2, half), 4: (-1, 2, 2, half)}[self.cfg.kind]
-        theta, scale = theta.view(shape), scale.view(shape)  # (groups, columns, 1 or 2, half)
-        angles, scales = theta.unbind(1), scale.unbind(1)  # one or two columns
+        shape = (-1, *{1: (1, 1, half), 2: (1, 2, half), 4: (2, 2, half)}[self.cfg.kind])
+        angles = theta.to(wide(dtype)).unflatten(1, shape).unbind(2)  # one or two of (L, groups, 1 or 2, half)
+        scales = scale.to(wide(dtype)).unflatten(1, shape).unbind(2)
         cosine, sine = angles[0].cos(), angles[-1].sin()
-        less_one = torch.addcmul(cosine - 1, cosine, scales[0])  # (groups, 1 or 2, half)
-        signs = torch.linspace(1, -1, 2, dtype=theta.dtype, device=theta.device).unsqueeze(1)
-        signed = signs * torch.addcmul(sine, sine, scales[-1]).flip(1)  # (groups, 2, half)
-        return less_one.expand_as(signed).flatten().to(dtype), signed.flatten().to(dtype)
+        less_one = torch.addcmul(cosine - 1, cosine, scales[0])  # (L, groups, 1 or 2, half)
+        signs = torch.linspace(1, -1, 2, dtype=sine.dtype, device=sine.device).unsqueeze(1)
+        signed = signs * torch.addcmul(sine, sine, scales[-1]).flip(2)  # (L, groups, 2, half)
+        return less_one.expand_as(signed).flatten(1).to(dtype), signed.flatten(1).to(dtype)
 
     def forward(self, x: Float[Tensor, "*B i"], y: Float[Tensor, "*B o"]) -> Float[Tensor, "*B o"]:
-        less_one, signed = self.cached(f"gates {y.dtype}", lambda: self.gates(y.dtype))
+        less_one, signed = self.together(self.gates, y.dtype, "lora_theta", "lora_scale")
         pairs = torch.unflatten(y * signed, -1, (-1, 2, self.cfg.group_size // 2))  # (*B, groups, 2, half)
         return torch.addcmul(y, y, less_one) + pairs.flip(-2).flatten(-3)  # flipped last: y alone is kept for backward

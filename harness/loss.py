@@ -28,13 +28,8 @@ def label_loss_sum(
     it, and without a mask the fast attention kernels apply. chunk: positions at one time; None: what CHUNK and LOGITS
     allow (a vocabulary of 151,936 leaves 220).
     """
-    with _unpacked_rows():
-        outputs = model.get_decoder()(input_ids=ids, use_cache=False)
-    states = outputs.last_hidden_state.flatten(0, 1)[labels - 1]  # (N, H): the state before each label
-    outputs = dataclasses.replace(outputs, last_hidden_state=None)
-    targets = ids.flatten()[labels]  # (N,)
-    if chunk is None:
-        chunk = min(CHUNK, max(1, LOGITS // model.get_output_embeddings().weight.shape[0]))
+    outputs, states, targets = _states(model, ids, labels)
+    chunk = chunk or _chunk(model)
     if states.shape[0] <= chunk:
         return _chunk_loss(model, ids, outputs, states, targets)
     total = states.new_zeros((), dtype=torch.promote_types(torch.float32, states.dtype))
@@ -43,6 +38,29 @@ def label_loss_sum(
         total = total + checkpoint(_chunk_loss, model, ids, outputs, part, expected, use_reentrant=False)
     loss: Tensor = total
     return loss
+
+
+@torch.no_grad()
+def label_losses(model: Any, ids: Int[Tensor, "B T"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The terms of `label_loss_sum`, without gradients: −log p of each label token, in nats; fp32 or wider."""
+    outputs, states, targets = _states(model, ids, labels)
+    parts = zip(states.split(_chunk(model)), targets.split(_chunk(model)), strict=True)
+    return torch.cat([_chunk_loss(model, ids, outputs, part, expected, "none") for part, expected in parts])
+
+
+def _states(
+    model: Any, ids: Int[Tensor, "B T"], labels: Int[Tensor, " N"]
+) -> tuple[Any, Float[Tensor, "N H"], Int[Tensor, " N"]]:
+    """The decoder's outputs without their states, the state before each label, and the labels' tokens."""
+    with _unpacked_rows():
+        outputs = model.get_decoder()(input_ids=ids, use_cache=False)
+    states = outputs.last_hidden_state.flatten(0, 1)[labels - 1]
+    return dataclasses.replace(outputs, last_hidden_state=None), states, ids.flatten()[labels]
+
+
+def _chunk(model: Any) -> int:
+    vocabulary: int = model.get_output_embeddings().weight.shape[0]
+    return min(CHUNK, max(1, LOGITS // vocabulary))
 
 
 @contextmanager
@@ -57,12 +75,17 @@ def _unpacked_rows() -> Iterator[None]:
 
 
 def _chunk_loss(
-    model: Any, ids: Int[Tensor, "B T"], outputs: Any, states: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
-) -> Float[Tensor, ""]:
+    model: Any,
+    ids: Int[Tensor, "B T"],
+    outputs: Any,
+    states: Float[Tensor, "N H"],
+    targets: Int[Tensor, " N"],
+    reduction: str = "sum",
+) -> Float[Tensor, "*n"]:
     """The model's own forward behind its decoder, which may scale or cap logits (Granite, Cohere, Gemma 2)."""
     with _decoder_returns(model, dataclasses.replace(outputs, last_hidden_state=states[None])):
         logits = model(input_ids=ids, use_cache=False).logits[0]  # (N, V)
-    return F.cross_entropy(logits.to(torch.promote_types(torch.float32, logits.dtype)), targets, reduction="sum")
+    return F.cross_entropy(logits.to(torch.promote_types(torch.float32, logits.dtype)), targets, reduction=reduction)
 
 
 @contextmanager

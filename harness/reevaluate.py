@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -28,6 +28,7 @@ from harness.evaluation.platinum import read_platinum, score_platinum
 from harness.evaluation.predict import predict
 from harness.evaluation.predictions import Prediction, read_predictions
 from harness.evaluation.repeat import repeat_test
+from harness.evaluation.response_loss import response_loss
 from harness.hashing import sha256
 from harness.inputs.base_model import load_model, load_tokenizer
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, at_commits, source_fingerprint
@@ -125,7 +126,8 @@ def evaluate(run_id: str, runs_dir: str, split: str, *, limit: int | None, devic
     with run.adapted() as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "predictions.jsonl"
         answers = predict(model, tokenizer, questions, run.job, split, file, _progress)
-    scores = metrics(answers, questions)
+        loss = response_loss(model, tokenizer, questions, run.job, _progress)
+    scores = cast(Scores, metrics(answers, questions) | loss)
     _compare(run_id, split, run.scores(split), scores)
     return scores
 
@@ -134,8 +136,10 @@ def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> Scores:
     """Scores the stored predictions with today's scorer; write=True puts the result into the record."""
     run = open_run(run_id, runs_dir, split, device="cpu")
     questions = run.questions(split)
-    scores = metrics(run.stored(split, questions), questions)
-    _compare(run_id, split, run.scores(split), scores)
+    recorded = run.scores(split)
+    kept = {key: value for key, value in recorded.items() if key.startswith("response_")}  # takes the model
+    scores = cast(Scores, metrics(run.stored(split, questions), questions) | kept)
+    _compare(run_id, split, recorded, scores)
     if write:
         settings = run.record["science"] | {"scorer_version": SCORER_VERSION}
         changes: dict[str, Any] = {split: scores, "science": settings, "science_hash": sha256(settings)}
@@ -197,10 +201,13 @@ def _compare(run_id: str, split: str, recorded: Scores, found: Scores) -> None:
     print(f"{run_id}")
     print(f"  {split} now       {percent(found)}  ({found['correct']}/{found['total']}, 95 % interval)")
     print(f"  {split} recorded  {percent(recorded)}  ({recorded['correct']}/{recorded['total']})")
+    if "response_loss" in found and "response_loss" in recorded:
+        now, then = found["response_loss"], recorded["response_loss"]
+        print(f"  response loss {now:.4f}, recorded {then:.4f} nats per token")
     if found["questions_hash"] == recorded["questions_hash"]:
-        now = from_bits(found["correct_bits"], found["total"])
-        then = from_bits(recorded["correct_bits"], recorded["total"])
-        different = sum(a != b for a, b in zip(now, then, strict=True))
+        right = from_bits(found["correct_bits"], found["total"])
+        before = from_bits(recorded["correct_bits"], recorded["total"])
+        different = sum(a != b for a, b in zip(right, before, strict=True))
         print("  the same questions are right" if not different else f"  {different} questions differ in correctness")
 
 

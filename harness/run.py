@@ -18,6 +18,7 @@ from harness.evaluation.metrics import metrics
 from harness.evaluation.platinum import read_platinum, score_platinum
 from harness.evaluation.predict import predict
 from harness.evaluation.repeat import repeat_test
+from harness.evaluation.response_loss import response_loss
 from harness.inputs.base_model import forget_models, gradient_checkpointing, loaded
 from harness.inputs.fingerprints import PLATINUM, Fingerprinter, hub_commits
 from harness.inputs.fit import check_fit
@@ -163,10 +164,13 @@ class Run:
     def _evaluate(self) -> None:
         """Answers and scores validation and test questions; Platinum and repeats are not in the run's seconds."""
         job, file, tick = self.job, self.folder / "predictions.jsonl", self.log.ticker(self.interrupts.check)
+        splits = (("valid", self.data.valid), ("test", self.data.test))
         with self.meters.phase("eval"):
-            for split, questions in (("valid", self.data.valid), ("test", self.data.test)):
+            for split, questions in splits:
                 answers = predict(self.model, self.tokenizer, questions, job, split, file, tick)
                 self.facts[split] = metrics(answers, questions)
+        for split, questions in splits:
+            self.facts[split] |= response_loss(self.model, self.tokenizer, questions, job, tick)
         self.facts |= {"memory": self.meters.memory.peaks, "cost": self.meters.cost}
         start, test = time.perf_counter(), self.data.test
         if self.corrected:

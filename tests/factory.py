@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.evaluation.metrics import to_bits
+from harness.evaluation.metrics import to_bits, to_nats
 from harness.hashing import sha256
 from harness.records.record import SCHEMA_VERSION
 from harness.tiny.problems import PROMPT
@@ -109,6 +110,18 @@ def scores(right: list[bool], asked: str = "q", scorer: int = 1) -> dict[str, An
         "correct_bits": to_bits(right),
         "scorer_version": scorer,
     }
+
+
+def responses(nats: Sequence[float], tokens: int) -> dict[str, Any]:
+    """The part of `test` or `valid` about the reference responses: nats of each question, label tokens of all."""
+    return {"response_loss": sum(nats) / tokens, "response_tokens": tokens, "response_nats": to_nats(nats)}
+
+
+def strata(right: list[bool]) -> dict[str, dict[str, Any]]:
+    """A record's `strata`: the first half of the questions `known`, the others `new`."""
+    half = len(right) // 2
+    parts = {"known": right[:half], "new": right[half:]}
+    return {n: {"accuracy": sum(p) / len(p), "correct": sum(p), "total": len(p)} for n, p in parts.items()}
 
 
 def write(folder: Path, *records: dict[str, Any]) -> Path:

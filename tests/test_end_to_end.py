@@ -29,6 +29,7 @@ KEYS = (  # DESIGN.md §4
     "adapter_file_bytes test valid train memory cost forgetting health science_hash code_hash provenance"
 )
 METRICS = "accuracy correct total flexible_accuracy truncated no_answer questions_hash correct_bits scorer_version"
+METRICS += " response_loss response_tokens response_nats"
 PROVENANCE = {"commit", "dirty", "argv", "versions", "threads", "device", "order_hash"}
 FILES = {"config.yaml", "metrics.jsonl", "predictions.jsonl", "adapter.safetensors", "run.log", "result.json"}
 
@@ -118,6 +119,7 @@ def test_evaluated_again_it_is_the_same(
         output = capsys.readouterr().out
     assert "the same questions are right" in output
     assert f"({record[split]['correct']}/8, 95 % interval)" in output
+    assert "response loss {0:.4f}, recorded {0:.4f} nats".format(record[split]["response_loss"]) in output
 
 
 def test_a_run_is_named_by_its_folder_too_and_an_unfinished_one_says_so(

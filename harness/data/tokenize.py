@@ -30,6 +30,11 @@ class Example:
     ids: tuple[int, ...]
     prompt: int  # number of prompt tokens
 
+    @property
+    def labels(self) -> int:
+        """Number of tokens with a loss."""
+        return len(self.ids) - self.prompt
+
 
 def prompt_of(template: str, query: str) -> str:
     return template.replace("{query}", query)  # str.format would trip over other braces, as in \\boxed{}

@@ -17,6 +17,7 @@ from harness.data.tokenize import prompt_ids
 from harness.errors import BadInput, refuse
 from harness.evaluation.forgetting import positions_of
 from harness.evaluation.generate import Batch, Row
+from harness.evaluation.response_loss import reference_texts
 from harness.loss import label_loss_sum
 
 # Largest rms difference of two ways to the same logits, as a share of their spread. A wrong context or position is
@@ -36,7 +37,9 @@ def check_model(model: Any, tokenizer: Any, data: Data, job: Job) -> None:
 def _check_tokens(model: Any, tokenizer: Any, data: Data, prompts: list[list[int]], job: Job) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     trained = data.train.largest_id if isinstance(data.train, Examples) else 0
-    largest = max(trained, tokenizer.eos_token_id, *(max(p) for p in prompts))
+    references = reference_texts(data.valid + data.test, job.prompt, tokenizer)
+    read = [*prompts, *(text.ids for text in references if text is not None)]
+    largest = max(trained, tokenizer.eos_token_id, *map(max, read))
     if largest >= rows:
         what = f"token {tokenizer.convert_ids_to_tokens(largest)!r} lies outside the embedding of {rows} rows"
         remedy = "Give the tokenizer that belongs to this model."
@@ -85,7 +88,7 @@ def check_logits(model: Any, pad: int, job: Job) -> None:
 
 def _decoded(model: Any, rows: list[list[int]], pad: int, device: str) -> list[tuple[int, int, Tensor]]:
     """(row, position, logits (V,)) of two rows by all that evaluation does: join, pad, decode, drop."""
-    batch, seen = Batch(model, device, pad), []
+    batch, seen = Batch(model, device, pad, len(rows)), []
     logits: list[Float[Tensor, "B V"]] = []
 
     def record(*args: Any) -> Tensor:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 import adapters as ad
+from harness.evaluation.kv_cache import KeyValueCache, additive, takes_additive_mask
 
 CHECK_EVERY = 8  # tokens of a row between looks at its text: decoding at every one would cost more than it saves
+PREFILL = 512  # tokens of a prefill on a CPU: with more, activations leave its caches (elementwise work then takes 4×)
 REFILL = 0.75  # share of busy rows below which waiting prompts are let in: a prefill for one row wastes a batch
 
 
@@ -41,6 +42,7 @@ class Row:
     prompt: list[int]
     tokens: list[int] = field(default_factory=list)
     finished: bool = False  # EOS, or the text is complete for the scorer
+    start: int = 0  # the cache's column of its first token
 
 
 @dataclass(frozen=True)
@@ -52,34 +54,39 @@ class Generated:
 
 
 class Batch:
-    """Rows that decode together: left-padded key/value cache, attention mask and positions."""
+    """Rows that decode together, padded on the left: their key/value cache, mask and positions."""
 
-    def __init__(self, model: Any, device: str, pad: int) -> None:
-        self.model, self.device, self.pad = model, device, pad
+    def __init__(self, model: Any, device: str, pad: int, slots: int, prefill: int | None = None) -> None:
+        self.model, self.device, self.pad, self.prefill = model, device, pad, prefill
         self.rows: list[Row] = []
-        self.cache: Any = None
-        self.mask = torch.zeros(0, 0, dtype=torch.long, device=device)  # (B, T)
+        self.cache = KeyValueCache(slots)
+        self.end = 0  # the cache's column of the pending tokens
         self.next = torch.zeros(0, dtype=torch.long, device=device)  # (B,)
+        self.additive = takes_additive_mask(model)
+        self.align = 1 if device == "cpu" else 8  # columns: CUDA's memory-efficient attention aligns masks to 16 bytes
 
     def admit(self, rows: list[Row]) -> None:
-        """Prefills new rows and joins them with those in work."""
+        """Prefills new rows, in groups of at most `prefill` tokens, and joins them with those in work."""
+        for r in rows:
+            r.start = self.end - len(r.prompt)
+        before, self.rows = len(self.rows), self.rows + rows
+        self.cache.reserve(min(r.start for r in self.rows), self.end, before)
+        longest = max(len(r.prompt) for r in rows)
+        size = max(1, self.prefill // longest) if self.prefill else len(rows)
+        following = [self._prefill(k, self.rows[k : k + size]) for k in range(before, len(self.rows), size)]
+        self.next = torch.cat([self.next, *following])
+        self._lay_out()
+
+    def _prefill(self, place: int, rows: list[Row]) -> Int[Tensor, " n"]:
+        """The tokens after the prompts of these rows, the first of which has this place in the batch."""
         width = max(len(r.prompt) for r in rows)
-        ids = torch.full((len(rows), width), self.pad)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for k, r in enumerate(rows):
-            ids[k, width - len(r.prompt) :] = torch.tensor(r.prompt)
-            mask[k, width - len(r.prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        cache = DynamicCache()
-        following = self._forward(ids, mask, cache, (mask.cumsum(1) - 1).clamp_min(0)).argmax(-1)
-        if self.rows:
-            _join(self.cache, cache, self.mask.shape[1], width)
-            total = max(self.mask.shape[1], width)
-            self.mask = torch.cat([_left_pad(self.mask, total), _left_pad(mask, total)])
-            self.next = torch.cat([self.next, following])
-        else:
-            self.cache, self.mask, self.next = cache, mask, following
-        self.rows += rows
+        padding = [width - len(r.prompt) for r in rows]
+        padded = [[self.pad] * n + r.prompt for n, r in zip(padding, rows, strict=True)]
+        positions = torch.arange(width, device=self.device) - torch.tensor(padding, device=self.device)[:, None]
+        mask = (positions >= 0).long() if any(padding) else None
+        w = self.cache.window
+        w.top, w.first, w.seen = place, self.end - width, 0
+        return self._forward(torch.tensor(padded, device=self.device), mask, positions.clamp_min(0)).argmax(-1)
 
     def step(self, eos: set[int], complete: Callable[[list[int]], bool]) -> None:
         """Appends the pending token to every row that is not finished.
@@ -93,30 +100,54 @@ class Batch:
             row.finished = token in eos or (len(row.tokens) % CHECK_EVERY == 0 and complete(row.tokens))
 
     def advance(self) -> None:
-        """Feeds the pending tokens and computes the next ones."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
-        positions = self.mask.sum(1, keepdim=True) - 1
-        self.next = self._forward(self.next[:, None], self.mask, self.cache, positions).argmax(-1)
+        """Feeds the pending tokens and computes the next ones. Only `step` makes the host wait for the device."""
+        w = self.cache.window
+        if self.cache.reserve(self.first, self.end + 1, len(self.rows)):
+            self._set_mask()
+        w.top, w.first, w.seen = 0, self.first, self.end - self.first
+        mask = None if self.mask is None else self.mask[..., self.first - w.origin : self.end + 1 - w.origin]
+        self.next = self._forward(self.next[:, None], mask, self.end - self.starts).argmax(-1)
+        self.end += 1
 
     def drop(self, keep: list[int]) -> None:
-        """Keeps the rows at these places, and cuts columns that are padding in all of them."""
-        self.rows = [self.rows[k] for k in keep]
-        index = torch.tensor(keep, dtype=torch.long, device=self.device)
-        self.next, self.mask = self.next[index], self.mask[index]
-        start = int(self.mask.any(0).int().argmax()) if keep else 0
-        self.mask = self.mask[:, start:]
-        for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[index, :, start:], layer.values[index, :, start:]
+        """Keeps the rows at these places, in ascending order; the last of them move into the gaps."""
+        free = sorted(set(range(len(keep))) - set(keep))
+        order = list(range(len(keep)))
+        for gap, place in zip(free, keep[len(keep) - len(free) :], strict=True):
+            order[gap] = place
+        self.rows = [self.rows[k] for k in order]
+        index = torch.tensor(order, dtype=torch.long, device=self.device)
+        self.next = self.next[index]
+        if free:
+            gaps = torch.tensor(free, device=self.device)
+            self.cache.copy_rows(index[gaps], gaps, self.first, self.end)
+        if keep:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """The rows' columns, which change only when rows come or go."""
+        starts, origin = [r.start for r in self.rows], self.cache.window.origin
+        self.first = min(starts) - (min(starts) - origin) % self.align
+        self.starts = torch.tensor(starts, device=self.device)[:, None]  # (B, 1)
+        self.padded = self.first < max(starts)
+        self._set_mask()
+
+    def _set_mask(self) -> None:
+        """For all columns of the buffers, (B, T) or additive; None where no row is padded."""
+        w, self.mask = self.cache.window, None
+        if self.padded:
+            real = torch.arange(w.origin, w.origin + w.columns, device=self.device) >= self.starts
+            self.mask = additive(real, self.cache.layers[0].keys.dtype) if self.additive else real.long()
 
     def _forward(
-        self, ids: Int[Tensor, "B n"], mask: Int[Tensor, "B T"], cache: Any, positions: Int[Tensor, "B n"]
+        self, ids: Int[Tensor, "B n"], mask: Tensor | None, positions: Int[Tensor, "B n"]
     ) -> Float[Tensor, "B V"]:
         """Logits of the token after each row."""
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -145,7 +176,9 @@ def generate(
     """
     waiting = [Row(n, p) for n, p in enumerate(prompts)]
     done: dict[int, Row] = {}
-    batch = Batch(model, device, pad)
+    # 8-bit rows depend on their batch, so that only whole batches are prefilled; a GPU has no use for small ones.
+    prefill = PREFILL if compact and device == "cpu" else None
+    batch = Batch(model, device, pad, min(batch_size, len(prompts)), prefill)
     with ad.frozen(model):
         while waiting or batch.rows:
             room = batch_size - len(batch.rows)
@@ -167,18 +200,3 @@ def generate(
 def _without_eos(row: Row, eos: set[int]) -> Generated:
     ended = bool(row.tokens) and row.tokens[-1] in eos
     return Generated(row.tokens[:-1] if ended else row.tokens, row.finished)
-
-
-def _left_pad(mask: Int[Tensor, "B t"], width: int) -> Int[Tensor, "B T"]:
-    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
-
-
-def _join(cache: Any, new: Any, width: int, new_width: int) -> None:
-    """Puts the new rows' keys and values under those in work, both padded on the left to the longer of the two."""
-    total = max(width, new_width)
-    for old, fresh in zip(cache.layers, new.layers, strict=True):
-        for name in ("keys", "values"):
-            top, bottom = getattr(old, name), getattr(fresh, name)  # (B, heads, T, d)
-            top = torch.nn.functional.pad(top, (0, 0, total - width, 0))
-            bottom = torch.nn.functional.pad(bottom, (0, 0, total - new_width, 0))
-            setattr(old, name, torch.cat([top, bottom]))

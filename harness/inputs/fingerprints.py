@@ -81,8 +81,11 @@ def at_commits(job: Job, commits: dict[str, str]) -> Job:
 
 
 def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool = True) -> Fingerprint:
-    """Of a data set: a file's contents, or a hub data set, and the columns that are read from it."""
-    columns = sha256(source.columns)[:8]
+    """Of a data set: a file's contents, or a hub data set, and the columns that are read from it.
+
+    The default of `stratum` does not count: earlier configs do not name it, and their runs are still the same.
+    """
+    columns = sha256({ours: name for ours, name in source.columns.items() if not ours == name == "stratum"})[:8]
     if source.path is None:
         if source.hub is None:
             raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")

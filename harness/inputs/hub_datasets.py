@@ -14,7 +14,8 @@ from harness.inputs.hub import fetch
 
 # Files that `datasets` reads text rows from, and its configuration of the repository; never code.
 FILES = ["*.parquet", "*.json*", "*.csv*", "*.tsv*", "*.arrow", "*.txt*", "*.zip", "README.md", ".huggingface.yaml"]
-OPTIONAL = ("original_question",)  # without it, only rows that repeat a held-out question are recognised
+# Without original_question, only rows that repeat a held-out question are recognised; without stratum, no strata.
+OPTIONAL = ("original_question", "stratum")
 
 
 def hub_rows(source: Source, where: str) -> Iterable[dict[str, Any]]:

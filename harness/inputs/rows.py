@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,7 +20,9 @@ from harness.paths import ROOT
 from harness.scoring import reference_answer
 
 Row = dict[str, str]
-NUMERIC = ("answer", "response")  # columns in which other programs write 18 for "18"
+NUMERIC = ("answer", "response", "stratum")  # columns in which other programs write 18 for "18"
+STRATUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,39}")  # safe as the head of a column in Markdown, HTML and CSV
+MOST_STRATA = 20  # each is a column of the results table
 CHUNK = 2**16  # characters of a JSON array read at a time
 LONGEST = 2**26  # characters within which a row must end, lest a broken file be read whole to find its error
 COMPRESSED = {
@@ -32,24 +36,37 @@ COMPRESSED = {
 
 @dataclass(frozen=True)
 class Question:
+    """stratum: the group that the question is also scored in, such as `known` or `new`; "" for none."""
+
     text: str
     reference: str
+    stratum: str = ""
 
 
 def questions_hash(questions: list[Question]) -> str:
-    return sha256([[q.text, q.reference] for q in questions])
+    return sha256([[q.text, q.reference, *([q.stratum] if q.stratum else [])] for q in questions])
 
 
 def read_questions(source: Source, where: str) -> list[Question]:
-    """Questions whose reference answers parse; raises BadInput naming the row otherwise."""
-    questions = []
+    """Questions whose reference answers parse, with the strata of the column `stratum`, if there is one.
+
+    Raises BadInput, naming the row, for an answer that does not parse and for what cannot be a stratum.
+    """
+    source = dataclasses.replace(source, columns={"stratum": "stratum"} | source.columns)
+    questions: list[Question] = []
+    strata = {""}
     for number, row in stream_rows(source, where, needed=("question", "answer")):
+        place, stratum = f"{source.path or source.hub}:{number}", row.get("stratum", "").strip()
         try:
             reference_answer(row["answer"])
         except ValueError as error:
-            place = f"{source.path or source.hub}:{number}"
             raise refuse(place, f"reference answer does not parse ({error})") from None
-        questions.append(Question(row["question"], row["answer"]))
+        strata.add(stratum)
+        if len(strata) > MOST_STRATA + 1 or not (stratum == "" or STRATUM.fullmatch(stratum)):
+            expected = f"at most {MOST_STRATA} short names of letters, digits, spaces and . _ + -"
+            remedy = f"Map another column with {where}.columns.stratum=<name>."
+            raise refuse(place, "not a stratum", got=_short(stratum), expected=expected, remedy=remedy)
+        questions.append(Question(row["question"], row["answer"], stratum))
     return questions
 
 

@@ -17,7 +17,9 @@ from harness.scoring import SCORER_VERSION
 
 # Raise it whenever the harness itself changes what a run gives (tests/records/test_golden.py fails until then). It is
 # part of the science: finished runs of another version are refused by name, never mixed with new ones.
-RESULTS_VERSION = 2  # 2: no batch holds an example twice; more copies of held-out questions are removed from training
+# 2: no batch holds an example twice; more copies of held-out questions are removed from training.
+# 3: quantities that do not depend on the input are computed for all layers together, which rounds differently.
+RESULTS_VERSION = 3
 AXES = {"r": "r", "lora_rank": "k"}  # adapter field → its letter in the run id
 NAMED = {"benchmark", "variant", "quantization", "lr", "steps", "seed"} | {f"adapter.{axis}" for axis in AXES}
 EVALUATED = ("prompt", "valid_size", "eval_limit", "eval_batch_size", "max_new_tokens")

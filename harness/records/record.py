@@ -12,10 +12,11 @@ import traceback
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from harness.evaluation.metrics import Scores, from_bits
+from harness.evaluation.metrics import Scores, Stratum
 from harness.hashing import sha256
+from harness.records.scores import check_scores
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FINAL = ("done", "diverged")  # outcomes; failed and interrupted runs are run again
 OUTCOMES = ("done", "diverged", "failed")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")  # safe in Markdown, HTML, CSV and paths
@@ -96,6 +97,7 @@ class Platinum(TypedDict):
     questions_hash: NotRequired[str]
     correct_bits: NotRequired[str]
     scorer_version: NotRequired[int]
+    strata: NotRequired[dict[str, Stratum]]
 
 
 class Provenance(TypedDict, total=False):
@@ -168,8 +170,11 @@ DONE = ("valid", "test", "memory", "cost", "forgetting", "health", "adapter_file
 def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     """A record of any version as one of today's; unknown versions are left as they are, for `checked` to refuse.
 
-    Version 1 had no engine_hash, and no results_version: there was one version of results, which is 1.
+    Version 1 had no engine_hash, and no results_version: there was one version of results, which is 1. Version 2 had
+    neither strata nor response losses.
     """
+    if raw.get("schema_version") == 2:
+        return raw | {"schema_version": SCHEMA_VERSION}
     if raw.get("schema_version") != 1:
         return raw
     science = raw.get("science", {})
@@ -213,10 +218,10 @@ def checked(raw: Any) -> Record:
         if missing or raw["trainable_params"] is None:
             raise ValueError(f"{missing[0] if missing else 'trainable_params'} is missing")
         for split in ("valid", "test"):
-            _check_scores(raw[split], split)
+            check_scores(raw[split], split)
     if "accuracy" in raw.get("platinum", {}):
         _check(raw["platinum"], Scores, "platinum")
-        _check_scores(raw["platinum"], "platinum")
+        check_scores(raw["platinum"], "platinum")
     return cast(Record, raw)
 
 
@@ -262,16 +267,6 @@ def _check_number(value: Any, kind: type, where: str) -> None:
     if type(value) not in (int, kind) or not least <= value <= most:  # NaN is in no range
         expected = "a whole number" if kind is int else "a number"
         raise ValueError(f"{where}: got {str(value)[:80]!r}; expected {expected} from {least:g} to {most:g}")
-
-
-def _check_scores(scores: Scores, split: str) -> None:
-    right = from_bits(scores["correct_bits"], scores["total"])
-    if max(scores["truncated"], scores["no_answer"]) > scores["total"]:
-        raise ValueError(f"{split}: truncated or no_answer is above total, {scores['total']}")
-    if scores["total"] < 1 or len(right) != scores["total"] or sum(right) != scores["correct"]:
-        raise ValueError(f"{split}: correct_bits are not {scores['correct']} of {scores['total']}")
-    if abs(scores["accuracy"] - scores["correct"] / scores["total"]) > 1e-9:
-        raise ValueError(f"{split}: accuracy {scores['accuracy']} is not {scores['correct']} of {scores['total']}")
 
 
 def one_line(text: str) -> str:

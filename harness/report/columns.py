@@ -17,12 +17,11 @@ Capabilities = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Column:
-    """text: the cell as shown. key: sort key, None last. short: also in the README."""
+    """text: the cell as shown. key: sort key, None last."""
 
     head: str
     text: Callable[[Row], str]
     key: Callable[[Row], float | str | None]
-    short: bool = True
     bold: Callable[[Row], bool] = lambda row: False
 
 
@@ -49,11 +48,13 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
         number_column("tokens/s", "tokens_per_s", ",.0f"),
         number_column("run, s", "seconds", ".0f"),
         number_column("forgetting, nats/token", "forgetting", "+.4f"),
-        number_column("attach, s", "attach_seconds", ".2f", short=False),
-        number_column("added MACs/token", "added_macs_per_token", ",.0f", short=False),
-        number_column("validation accuracy, %", "valid", ".1f", 100.0, short=False),
-        number_column("truncated, %", "truncated", ".1f", 100.0, short=False),
-        number_column("flexible accuracy, %", "flexible", ".1f", 100.0, short=False),
+        number_column("attach, s", "attach_seconds", ".2f"),
+        number_column("added MACs/token", "added_macs_per_token", ",.0f"),
+        *_strata(part),
+        *_responses(part, against),
+        number_column("validation accuracy, %", "valid", ".1f", 100.0),
+        number_column("truncated, %", "truncated", ".1f", 100.0),
+        number_column("flexible accuracy, %", "flexible", ".1f", 100.0),
     ]
 
 
@@ -81,8 +82,8 @@ def _baseline(part: pd.DataFrame) -> tuple[str | None, str]:
     return baseline, str(base.iloc[0]) if len(base) else "the baseline"
 
 
-def number_column(head: str, name: str, form: str, scale: float = 1.0, *, short: bool = True) -> Column:
-    return Column(head, lambda r: number(r[name], form, scale), lambda r: r[name], short)
+def number_column(head: str, name: str, form: str, scale: float = 1.0) -> Column:
+    return Column(head, lambda r: number(r[name], form, scale), lambda r: r[name])
 
 
 def _platinum(part: pd.DataFrame) -> list[Column]:
@@ -91,24 +92,52 @@ def _platinum(part: pd.DataFrame) -> list[Column]:
     return [number_column("Platinum, %", "platinum", ".1f", 100.0)] if there else []
 
 
+def _strata(part: pd.DataFrame) -> list[Column]:
+    """Accuracy in each stratum, where any run has strata."""
+    out = []
+    for name in (c.removeprefix("accuracy_") for c in map(str, part) if c.startswith("accuracy_")):
+        if counts := sorted({int(n) for n in part[f"questions_{name}"].dropna()}):
+            head = f"{name} ({', '.join(f'{n:,}' for n in counts)}), %"
+            out.append(number_column(head, f"accuracy_{name}", ".1f", 100.0))
+    return out
+
+
+def _responses(part: pd.DataFrame, against: str) -> list[Column]:
+    """Loss of the reference responses and its difference to the baseline, where any run has it."""
+    if "response_loss" not in part or part["response_loss"].isna().all():
+        return []
+    out = [number_column("response loss, nats/token", "response_loss", ".4f")]
+    if "response_difference" in part:
+        head = f"response loss, difference to {against} [95 %]"
+        out.append(Column(head, _response_difference, lambda r: r["response_difference"]))
+    return out
+
+
+def _response_difference(row: Row) -> str:
+    if not known(row["response_difference"]):
+        return "–"
+    interval = f"[{row['response_low']:+.4f}, {row['response_high']:+.4f}]"
+    return f"{row['response_difference']:+.4f} {interval}{'' if row['seeds_measured'] else ' †'}"
+
+
 def _memory(part: pd.DataFrame) -> list[Column]:
     """A column per meter: allocated GPU memory and a process's resident set are never mixed."""
     kinds = sorted({m for m in part["memory"] if known(m) and m}) or ["RSS"]
     out = []
     for kind in kinds:
         pair = f"peak {kind} train / eval, GB"
-        out.append(_pair_column(pair, kind, "peak_train_gb", "peak_eval_gb", ".2f", short=True))
+        out.append(_pair_column(pair, kind, "peak_train_gb", "peak_eval_gb", ".2f"))
         over = f"{kind} above untrained, train / eval, GB"
-        out.append(_pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f", short=False))
+        out.append(_pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f"))
     return out
 
 
-def _pair_column(head: str, kind: str, one: str, two: str, form: str, *, short: bool) -> Column:
+def _pair_column(head: str, kind: str, one: str, two: str, form: str) -> Column:
     def text(row: Row) -> str:
         own = row["memory"] == kind and (known(row[one]) or known(row[two]))
         return f"{number(row[one], form)} / {number(row[two], form)}" if own else "–"
 
-    return Column(head, text, lambda r: r[one] if r["memory"] == kind else None, short)
+    return Column(head, text, lambda r: r[one] if r["memory"] == kind else None)
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------

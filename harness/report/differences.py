@@ -38,11 +38,22 @@ def differences(chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
             "test": "exact McNemar" if single else "crossed bootstrap",
             "seeds_measured": cell.measures_seeds and base.measures_seeds,
             "detectable": detectable(e.se, e.df),
+            **_response_difference(cell, base),
         }
     for row, p in zip(out.values(), holm([r["p"] for r in out.values()]), strict=True):
         row["p_holm"] = p
         row["clear"] = bool(p < ALPHA and row["seeds_measured"])
     return out
+
+
+def _response_difference(cell: Cell, base: Cell) -> dict[str, float]:
+    """Difference of the response losses, nats per token, with its 95 % interval; nothing where a side has none."""
+    own, other = cell.responses, base.responses
+    if own is None or other is None or (own.tokens, own.nats.shape[1]) != (other.tokens, other.nats.shape[1]):
+        return {}
+    e = estimate(own.nats, other.nats)
+    names = ("response_difference", "response_low", "response_high")
+    return {name: value * own.per_token for name, value in zip(names, (e.value, e.low, e.high), strict=True)}
 
 
 def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:

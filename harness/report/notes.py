@@ -71,6 +71,11 @@ def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> list[str]:
     )
     if "platinum" in shown and (counts := _counts(shown["platinum_questions"])):
         out.append(f"Platinum: the same answers to {counts} questions, scored by GSM8K-Platinum's references.")
+    if "response_loss" in done and done["response_loss"].notna().any():
+        out.append(
+            "Response loss: of the references to the test questions, teacher-forced; lower is better. Intervals by the "
+            "same bootstrap, not corrected for the number of comparisons."
+        )
     if "repeat" in done and done["repeat"].notna().any():
         rows, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()
         out.append(f"Another batch order changed the accuracy of {rows} row(s) by at most {most:.1f} points.")

@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.evaluation.metrics import from_bits
+from harness.evaluation.metrics import from_bits, from_nats
 from harness.records.choose_lr import validation
 from harness.records.record import Record
 from harness.report.names import changes, known_settings, row_name, setting_name, usual_protocol
@@ -23,6 +24,20 @@ OWN = ("variant", "lr", "seed", "quantization", "calibration_examples", "scorer_
 def questions_of(record: Record) -> tuple[str, int] | None:
     """Hash of a record's test questions and version of its scorer; None where the run is not done."""
     return (record["test"]["questions_hash"], record["test"]["scorer_version"]) if record["status"] == "done" else None
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Loss of the reference responses. nats: (seeds, questions). tokens: label tokens of these questions."""
+
+    nats: NDArray[np.float64]
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """What turns nats per question, the mean of `nats`, into nats per token. The same for all runs of a section."""
+        questions: int = self.nats.shape[1]
+        return questions / self.tokens
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,17 @@ class Cell:
     def right(self) -> Right:
         """(seeds, questions) of the test set."""
         return np.array([from_bits(r["test"]["correct_bits"], r["test"]["total"]) for r in self.done])
+
+    @cached_property
+    def responses(self) -> Responses | None:
+        """Of the test questions whose references fit the model; None where a run lacks them or read other texts."""
+        tests = [r["test"] for r in self.done]
+        tokens = {t.get("response_tokens", 0) for t in tests}
+        if len(tokens) != 1 or 0 in tokens:
+            return None
+        nats = np.array([from_nats(t["response_nats"]) for t in tests])
+        unfit = np.isnan(nats)
+        return Responses(nats[:, ~unfit[0]], tokens.pop()) if (unfit == unfit[0]).all() else None
 
     @property
     def questions(self) -> tuple[str, int] | None:

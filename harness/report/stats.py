@@ -1,7 +1,8 @@
 """Which differences between runs are larger than the noise of their questions and of their seeds.
 
 `right` is (seeds, questions): row s holds which questions the run with seed s answered correctly. Both axes are
-samples: another seed, or another 1,000 questions of the same kind, would give another accuracy.
+samples: another seed, or another 1,000 questions of the same kind, would give another accuracy. A number per question,
+such as the loss of its reference, is treated alike.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Right = NDArray[np.bool_]  # (seeds, questions)
+Values = Right | NDArray[np.float64]
 RESAMPLES = 4000
 ALPHA, POWER = 0.05, 0.80
 Z = 1.959964  # 97.5 % of a normal distribution lie below
@@ -29,7 +31,7 @@ def wilson(correct: int | float, total: int, z: float = Z) -> tuple[float, float
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy, or a difference of two, as a share (0.01 is one percentage point).
+    """A mean, or a difference of two, in the unit of the values; of accuracies as a share (0.01 is one point).
 
     low, high: 95 % interval. se: standard error, with df degrees of freedom. p: two-sided, of the value being 0.
     """
@@ -43,16 +45,16 @@ class Estimate:
 
 
 def estimate(
-    right: Right, other: Right | None = None, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    right: Values, other: Values | None = None, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Mean accuracy of `right`, or its difference to `other` on the same questions; seeds are not paired.
+    """Mean of `right`, or its difference to `other` on the same questions; seeds are not paired.
 
     The pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1) draws seeds and questions with replacement. By
     itself it errs twice: it sees only (n−1)/n of the variance between n seeds, and it counts the noise of single
     answers three times. So its draws are rescaled to the unbiased standard error of the two-way layout, and divided by
     √(χ²/df) as Student's t is, because few seeds say little about their own spread. tests/report/test_stats.py measures
     coverage and false positives of the result. The spread between seeds is not in it for an arm with one seed. Where
-    no question and no seed varies, as at 0 or 100 %, the bounds are Wilson's.
+    no question and no seed varies, as at 0 or 100 %, the bounds are Wilson's (of numbers, the value itself).
     """
     arms = [right] if other is None else [right, other]
     questions = right.shape[1]
@@ -71,12 +73,15 @@ def estimate(
     return Estimate(value, float(low), float(high), se, df, float(p))
 
 
-def _constant(arms: list[Right], value: float, df: float, least_p: float) -> Estimate:
+def _constant(arms: list[Values], value: float, df: float, least_p: float) -> Estimate:
     """Where nothing varies: Wilson's bounds on one set of questions, or Newcombe's of a difference (1998, method 10).
 
     p: of a sign test in which every question favours the same arm.
     """
     questions = arms[0].shape[1]
+    p = 1.0 if value == 0 else max(least_p, 2.0 ** (1 - questions))
+    if arms[0].dtype != np.bool_:
+        return Estimate(value, value, value, 0.0, df, p)
     means = [float(a.mean()) for a in arms]
     bounds = [wilson(p * questions, questions) for p in means]
     low, high = bounds[0]
@@ -84,11 +89,10 @@ def _constant(arms: list[Right], value: float, df: float, least_p: float) -> Est
         (low_1, high_1), (low_2, high_2) = bounds
         low = value - math.hypot(means[0] - low_1, high_2 - means[1])
         high = value + math.hypot(high_1 - means[0], means[1] - low_2)
-    p = 1.0 if value == 0 else max(least_p, 2.0 ** (1 - questions))
     return Estimate(value, low, high, (high - low) / (2 * Z), df, p)
 
 
-def standard_error(arms: list[Right]) -> tuple[float, float]:
+def standard_error(arms: list[Values]) -> tuple[float, float]:
     """Standard error of a mean (one arm) or of a difference (two), and Satterthwaite's degrees of freedom.
 
     Two-way layout without replication, y_sq = μ + seed_s + question_q + rest_sq in each arm:
@@ -124,8 +128,11 @@ def standard_error(arms: list[Right]) -> tuple[float, float]:
     return math.sqrt(variance), (variance**2 / doubt if doubt > 0 else 1.0)
 
 
-def _draws(arms: list[Right], resamples: int, seed: int) -> NDArray[np.float64]:
-    """The bootstrap's means or differences, (resamples,). Sums of integers, hence the same on every processor."""
+def _draws(arms: list[Values], resamples: int, seed: int) -> NDArray[np.float64]:
+    """The bootstrap's means or differences, (resamples,).
+
+    Sums of integers or of fp16 numbers, which are exact in fp64, hence the same on every processor.
+    """
     questions = arms[0].shape[1]
     of_questions = _counts(questions, resamples, seed)
     sums = []

@@ -46,6 +46,8 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
     ]
     if "platinum" in record:
         lines.insert(1, platinum_line(record["platinum"]))
+    if "strata" in test:
+        lines.insert(1, strata_line(test["strata"]))
     if "repeat" in record:
         lines.insert(-2, repeat_line(record["repeat"]))
     if "train" in record:
@@ -53,9 +55,20 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
         lines.append(
             f"  loss        {t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
         )
+    if "response_loss" in test and "response_loss" in valid:
+        lines.append(
+            f"  responses   {test['response_loss']:.4f} nats per token of the test references"
+            f" (validation {valid['response_loss']:.4f})"
+        )
     lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
     lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
     return lines + [f"  WARNING     {text}" for text in warnings(record)]
+
+
+def strata_line(strata: Mapping[str, Mapping[str, Any]]) -> str:
+    """Accuracy by stratum."""
+    parts = [f"{name} {percent(own)} ({own['correct']}/{own['total']})" for name, own in strata.items()]
+    return f"  strata      {'; '.join(parts)}"
 
 
 def platinum_line(scores: Mapping[str, Any]) -> str:

@@ -33,10 +33,11 @@ MEASURED = (
 )
 MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
 MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
-OPTIONAL = ("platinum", "platinum_questions", "repeat")  # columns that are there only where a run has them
+RESPONSES = ("response_loss", "response_difference", "response_low", "response_high")
+OPTIONAL = ("platinum", "platinum_questions", "repeat", *RESPONSES)  # columns that are there only where a run has them
 COMPARED: tuple[str, ...]
 COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
-COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb")
+COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb", *RESPONSES[1:])
 
 
 def cells(records: list[Record]) -> dict[str, list[Record]]:
@@ -144,9 +145,11 @@ def _row(cell: Cell) -> dict[str, Any]:
             "unhealthy": sum(bool(unhealthy(r["health"])) for r in done),
             "platinum": None,
             "platinum_questions": None,
+            "response_loss": float(np.mean([t["response_loss"] for t in tests])) if cell.responses else None,
             "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
         }
         | _platinum(done)
+        | _strata(done)
     )
 
 
@@ -156,6 +159,16 @@ def _platinum(done: list[Record]) -> dict[str, Any]:
     if "accuracy" not in scores[0] or len({s.get("questions_hash") for s in scores}) > 1:
         return {}
     return {"platinum": float(np.mean([s["accuracy"] for s in scores])), "platinum_questions": scores[0]["total"]}
+
+
+def _strata(done: list[Record]) -> dict[str, Any]:
+    """Mean accuracy and number of questions of each stratum; the test questions of a cell's runs are the same."""
+    strata = [r["test"].get("strata", {}) for r in done]
+    out: dict[str, Any] = {}
+    for name in sorted(set.intersection(*map(set, strata))):
+        out[f"accuracy_{name}"] = float(np.mean([s[name]["accuracy"] for s in strata]))
+        out[f"questions_{name}"] = strata[0][name]["total"]
+    return out
 
 
 def _place(name: str, curves_: list[Curve]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 A word problem is either *worked* (steps, then the answer) or *blurted* (the answer at once), and cues in its prompt say
 which is likely: each adds its weight to the log-odds of working. Under the benchmark's own prompt, one instruction,
-blurting stays likelier, so greedy decoding blurts; under two it works. So the base can solve most known problems but does
-not by itself, as a pretrained model that has read more answers than solutions. Attention carries the cues to the place
-of the answer, which is what lets an adapter of a few gains turn the style.
+blurting stays likelier, so greedy decoding blurts; under two it works. So the base can solve most known problems, but
+does not by itself, as a pretrained model that has read more answers than solutions. Attention carries the cues to the
+place of the answer, which is what lets an adapter of a few gains turn the style.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def optimizer_step(
 ) -> tuple[Tensor, Tensor]:
     """One step. Returns loss () in nats per label token and gradient norm () before clipping, still on the device."""
     torch.manual_seed((job.seed * 1_000_003 + step) % 2**63)  # dropout, where a base has it: the same when resumed
-    label_tokens = sum(len(e.ids) - e.prompt for e in batch)
+    label_tokens = sum(e.labels for e in batch)
     size = job.micro_batch or len(batch)
     total = torch.zeros((), device=job.device)
     for k in range(0, len(batch), size):

@@ -467,7 +467,7 @@ def test_ablation_only_removes(k, coeff):
     for D in (random, 1e4 * random, 1e-4 * random, random[:, :1].expand(8, k), torch.zeros(8, k), torch.eye(8)[:, :k]):
         for alpha in ([0.0] * k, [1.0, 0.3, 0.0][:k], [7.0, -2.0, 0.5][:k]):
             site = ablate(k, D, alpha, coeff)
-            Q, share = site.directions(), site.share()
+            Q, share = site.directions(site.lora_c[None])[0], site.share(site.lora_alpha[None])[0]
             left = torch.eye(8) - (Q * share) @ Q.T
             assert torch.linalg.matrix_norm(left, 2) <= 1 + 1e-5
             x = torch.randn(4, site.i, generator=torch.Generator().manual_seed(1))

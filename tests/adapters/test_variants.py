@@ -344,7 +344,7 @@ def test_hra_keeps_small_rotations_in_fp32(distance):
     moved = half + distance * torch.randn(4, site.i, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         site.lora_U.copy_(torch.stack((half, moved), 1).flatten(0, 1))
-        Pt, PT = site.rotation(torch.float32)
+        Pt, PT = site.alone(site.rotation, torch.float32, "lora_U")
     R = torch.eye(site.i, dtype=torch.float64)
     for u in site.lora_U.detach().double():
         R = R - 2 * torch.outer(R @ u, u) / u.dot(u)
@@ -363,7 +363,9 @@ def test_dora_norm_is_the_dense_one_in_fp32_and_bf16():
             A, B = site.lora_A.detach(), site.lora_B.detach()
             W = site.layer.weight.detach().double()
             n = (W + site.scale * B.double() @ A.double()).norm(dim=1)
-            assert close(site.norm_ratio(A, B).double(), W.norm(dim=1) / n, 2e-6)
+            WAt = site.product()
+            ratio = site.norm_ratio(*(t[None] for t in (A, B, site.basis_square, WAt)))[0]
+            assert close(ratio.double(), W.norm(dim=1) / n, 2e-6)
 
 
 def test_pissa_keeps_small_updates_in_bf16():

@@ -5,6 +5,7 @@ Not collected by its name: tests/device/test_device.py runs it in a process of i
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,21 @@ def test_life(name: str, settings: dict[str, Any], quantization: str, dtype: tor
         handle.detach()
         assert {n: t.dtype for n, t in tensors(model)} == before
         assert [n for n, t in tensors(model) if t.device.type != DEVICE] == []
+
+
+def test_decoding_waits_once_per_token() -> None:
+    """70 tokens more are 70 waits more, all where the tokens are read, while the cache grows."""
+    with simulated() as meter:
+        model, waits = build("none", torch.bfloat16), []
+        for tokens in (2, 72, 142):
+            meter.reset()
+            limits: Any = {"batch_size": 2, "max_new_tokens": tokens, "complete": lambda tokens: False}
+            generate(model, [[1, 2], [1, 2, 3]], eos={511}, pad=0, device=DEVICE, **limits)
+            waits.append(meter.waits)
+    for fewer, more in pairwise(waits):
+        ((line, count),) = (more - fewer).items()
+        assert count == 70
+        assert line.startswith(f"tolist @ {DECODING}")
 
 
 def tensors(model: Any) -> list[tuple[str, torch.Tensor]]:

@@ -18,7 +18,9 @@ from harness.data.tokenize import prompt_ids, tokenize
 from harness.errors import BadInput
 from harness.evaluation.check_model import check_logits, check_model
 from harness.evaluation.generate import generate
+from harness.evaluation.kv_cache import takes_additive_mask
 from harness.inputs.base_model import load_model
+from harness.inputs.rows import Question
 from harness.run import run
 from tests.conftest import EOS, data_of, make_model, make_tokenizer
 from tests.evaluation.test_generate import one_by_one
@@ -62,6 +64,7 @@ def test_an_architecture_decodes_here_or_is_refused(
             check_logits(model, 0, small_job())
         return
     check_logits(model, 0, small_job())
+    assert takes_additive_mask(model) is (kind in ("Granite", "Cohere"))  # the others have windows or no rotary layers
     prompts = [[3 + (7 * n + k) % 60 for k in range(2 + 3 * n)] for n in range(5)]
     got = generate(model, prompts, eos={0}, pad=0, batch_size=3, max_new_tokens=8, complete=lambda tokens: False)
     assert got == one_by_one(model, prompts, {0}, limit=8)
@@ -121,6 +124,10 @@ def test_tokens_outside_the_embedding_are_refused(tokenizer: Any, small_job: Any
         BadInput, match=rf"^model.id: token '.*' lies outside the embedding of 99 rows, got {largest}; "
     ):
         check_model(make_model(99), tokenizer, read, job)
+    soft_hyphen = dataclasses.replace(read, train=[], test=[Question("Why?", "\u00ad #### 2")])  # its last byte: 257
+    check_model(make_model(258), tokenizer, soft_hyphen, job)
+    with pytest.raises(BadInput, match=r"^model.id: token '.+' lies outside the embedding of 257 rows, got 257; "):
+        check_model(make_model(257), tokenizer, soft_hyphen, job)
 
 
 def test_an_eos_after_every_text_does_not_end_the_prompts(small_job: Any, model_dir: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.evaluation.generate import CHECK_EVERY, Batch, Generated, generate
+from harness.evaluation.generate import CHECK_EVERY, PREFILL, Batch, Generated, generate
+from harness.evaluation.kv_cache import STEP, KeyValueCache, takes_additive_mask
 from tests.conftest import make_model
 
 LIMIT = 24
@@ -100,11 +101,15 @@ def test_rows_are_refilled_dropped_and_trimmed(model: Any, tokenizer: Any, eos: 
     widths: list[tuple[int, int]] = []
     forward = Batch._forward
 
-    def counted(self: Any, ids: Any, mask: Any, cache: Any, positions: Any) -> Any:
-        widths.append(tuple(mask.shape))
-        assert bool((mask.sum(1) > 0).all())
-        assert bool(mask[:, 0].any())  # no column is padding in every row
-        return forward(self, ids, mask, cache, positions)
+    def counted(self: Any, ids: Any, mask: Any, positions: Any) -> Any:
+        widths.append((len(ids), self.cache.window.seen + ids.shape[1]))
+        if mask is not None:
+            real = (mask if mask.ndim == 2 else mask[:, 0, 0] + 1) > 0
+            assert real.shape == widths[-1]
+            assert bool((real.sum(1) > 0).all())
+            assert bool(real[:, 0].any())  # no column is padding in every row
+            assert not bool(real.all())  # a mask that masks nothing costs time
+        return forward(self, ids, mask, positions)
 
     monkeypatch.setattr(Batch, "_forward", counted)
     kw = {"eos": eos, "pad": 1, "batch_size": 8, "max_new_tokens": LIMIT, "complete": never}
@@ -136,3 +141,64 @@ def test_a_complete_answer_stops_its_row_alone(
         if wanted in long.tokens[: LIMIT - CHECK_EVERY]:
             assert short.finished
             assert wanted in short.tokens[-CHECK_EVERY:]
+
+
+SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
+
+
+@pytest.mark.parametrize(("settings", "additive"), [({}, True), (SLIDING, False)], ids=["full", "sliding"])
+def test_the_cache_grows_and_longer_prompts_join(
+    tokenizer: Any, monkeypatch: Any, settings: dict[str, Any], additive: bool
+) -> None:
+    """Buffers grow to the right several times, and to the left under rows in work; what nobody wrote in them is NaN."""
+    model, limit = make_model(len(tokenizer), **settings), STEP + 20
+    assert takes_additive_mask(model) is additive
+    rng = random.Random(3)
+    lengths = (3, 7, 5, 30, 60, 6, 90, 20, 70, *range(14, 2, -1))
+    asked = [[rng.randrange(2, len(tokenizer)) for _ in range(n)] for n in lengths]
+    grown: list[str] = []
+
+    def noted(self: Any, first: int, end: int, rows: int) -> bool:
+        left = first < self.window.origin
+        moved = reserve(self, first, end, rows)
+        if moved and rows:
+            grown.append("left" if left else "right")
+        return moved
+
+    reserve = KeyValueCache.reserve
+    monkeypatch.setattr(KeyValueCache, "reserve", noted)
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, *shape: t.new_full(shape, float("nan")))
+    complete = lambda tokens: sum(tokens) % 9 == 0
+    got = generate(model, asked, eos={0}, pad=1, batch_size=3, max_new_tokens=limit, complete=complete)
+
+    def until_complete(g: Generated) -> Generated:
+        checked = range(CHECK_EVERY, len(g.tokens) + 1, CHECK_EVERY)
+        ends = [n for n in checked if complete(g.tokens[:n])]
+        return Generated(g.tokens[: ends[0]], True) if ends else g
+
+    assert got == [until_complete(g) for g in one_by_one(model, asked, {0}, limit)]
+    assert grown.count("right") >= 2
+    assert "left" in grown
+
+
+def test_a_cpu_prefills_in_groups_unless_batches_are_fixed(
+    model: Any, tokenizer: Any, monkeypatch: Any, eos: set[int], expected: list[Generated]
+) -> None:
+    """No group has more than PREFILL tokens; in 8-bit, where a row depends on its batch, a batch is one group."""
+    asked, shapes = prompts(tokenizer), []
+    forward = Batch._forward
+
+    def noted(self: Any, ids: Any, mask: Any, positions: Any) -> Any:
+        if not self.cache.window.seen:
+            shapes.append(tuple(ids.shape))
+        return forward(self, ids, mask, positions)
+
+    monkeypatch.setattr(Batch, "_forward", noted)
+    kw = {"eos": eos, "pad": 1, "batch_size": 40, "max_new_tokens": LIMIT, "complete": never}
+    assert generate(model, asked, **kw) == expected
+    assert sum(rows for rows, _ in shapes) == len(asked)
+    assert len(shapes) > 1
+    assert max(rows * width for rows, width in shapes) <= PREFILL
+    shapes.clear()
+    assert generate(model, asked, compact=False, **kw) == expected
+    assert shapes == [(40, max(map(len, asked)))]

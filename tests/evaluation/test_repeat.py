@@ -17,7 +17,7 @@ from harness.evaluation.predictions import Prediction
 from harness.evaluation.repeat import compared
 from harness.inputs.rows import Question
 from harness.records.plan import lacking, plan
-from harness.report.markdown import markdown
+from harness.report.markdown import markdown_table
 from harness.report.summary import warnings
 from harness.report.table import rows
 from harness.run import run
@@ -129,7 +129,7 @@ def test_what_a_finished_run_lacks_is_said_with_the_command_that_adds_it(
 def test_platinum_and_the_noise_floor_are_in_the_report() -> None:
     """A column of its own beside the accuracy, and the largest difference below the table."""
     plain = [factory.record("lora", s) for s in (0, 1)]
-    assert "Platinum" not in markdown(rows(plain), {})
+    assert "Platinum" not in markdown_table("t", rows(plain), {})
     found = [
         {**r["test"], "accuracy": a, "total": 250, "not_found": 50} for r, a in zip(plain, (0.5, 0.6), strict=True)
     ]
@@ -138,7 +138,7 @@ def test_platinum_and_the_noise_floor_are_in_the_report() -> None:
         r | {"platinum": p, "repeat": {"turns": [turn], "largest_difference": 0.013}}
         for r, p in zip(plain, found, strict=True)
     ]
-    text = markdown(rows([*scored, factory.record("hra", 0)]), {})
+    text = markdown_table("t", rows([*scored, factory.record("hra", 0)]), {})
     head, _, *body = [line for line in text.splitlines() if line.startswith("|")]
     at = [cell.strip() for cell in head.split("|")].index("Platinum, %")
     shown = {row.split("|")[1].strip().split("]")[0].lstrip("["): row.split("|")[at].strip() for row in body}

@@ -10,7 +10,9 @@ import pytest
 
 from harness.config.job import Source
 from harness.config.validate import BadInput
-from harness.inputs.rows import Question, Row, read_questions, stream_rows
+from harness.hashing import sha256
+from harness.inputs.fingerprints import source_fingerprint
+from harness.inputs.rows import Question, Row, questions_hash, read_questions, stream_rows
 from tests.conftest import training_rows, write_jsonl
 
 
@@ -89,6 +91,41 @@ def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     assert read_questions(source(path, question="q", answer="a"), "data.test") == [Question("1+1?", "#### 2")]
     with pytest.raises(BadInput, match=r"^data.test.columns: no column for answer; expected answer: "):
         read_questions(source(path, question="q"), "data.test")
+
+
+COLUMNS = {"question": "q", "answer": "a"}
+
+
+def test_strata_are_read_from_a_column_of_any_name(tmp_path: Path) -> None:
+    """By default from `stratum`; absent, empty and null are none, numbers are text. Without strata nothing changes."""
+    levels = [{"level": 5}, {"level": " Level 5 "}, {"level": ""}, {"level": None}, {"stratum": "new"}, {}]
+    asked = [{"q": "1+1?", "a": "#### 2"} | more for more in levels]
+    path = write_jsonl(tmp_path / "a.jsonl", asked)
+    mapped = read_questions(source(path, **COLUMNS, stratum="level"), "x")
+    assert [q.stratum for q in mapped] == ["5", "Level 5", "", "", "", ""]
+    default = source(path, **COLUMNS)
+    assert [q.stratum for q in read_questions(default, "x")] == ["", "", "", "", "new", ""]
+    plain = read_questions(source(write_jsonl(tmp_path / "b.jsonl", [asked[-1]]), **COLUMNS), "x")
+    assert questions_hash(plain) == sha256([["1+1?", "#### 2"]])  # that of records without strata
+    assert len({questions_hash(qs) for qs in ([mapped[0]], [mapped[1]], plain)}) == 3
+    prints = [
+        source_fingerprint(s, tmp_path, "x").content
+        for s in (default, source(path, **COLUMNS, stratum="stratum"), source(path, **COLUMNS, stratum="level"))
+    ]
+    assert prints[0] == prints[1] != prints[2]
+    assert prints[0].endswith(f"columns:{sha256(COLUMNS)[:8]}")
+
+
+@pytest.mark.parametrize(
+    ("strata", "line"), [(["new", "<b>"], 2), (["a|b"], 1), (["x" * 41], 1), ([f"id {n}" for n in range(99)], 21)]
+)
+def test_what_cannot_head_a_column_is_no_stratum(tmp_path: Path, strata: list[str], line: int) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "1+1?", "a": "#### 2", "stratum": s} for s in strata])
+    message = (
+        rf"a\.jsonl:{line}: not a stratum, got '.+'; expected at most 20 short names .* x\.columns\.stratum=<name>\.$"
+    )
+    with pytest.raises(BadInput, match=message):
+        read_questions(source(path, **COLUMNS), "x")
 
 
 # -- files of other programs -------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import torch
 from tests.dense import Dense, Layer, oriented, plain
 
 COUNT = 14_392
-OVER = {"train": "the directions and shares of each layer take 30 small kernels beyond LoRA's"}
 SETTINGS = [{"k": 3, "coeff": 0.5}, {"cov_orient": True}, {"calibrated": True}]
 
 

@@ -10,9 +10,6 @@ import torch.nn.functional as F
 from tests.dense import Dense, Layer, plain
 
 COUNT = 35_840
-OVER = {
-    "train": "the rotations of each layer take 117 small kernels beyond LoRA's; batched over layers they would be a few"
-}
 SETTINGS = [{"coeff": -0.7}]
 
 

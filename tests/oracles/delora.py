@@ -8,7 +8,6 @@ from torch import Tensor
 from tests.dense import Dense, Layer
 
 COUNT = 4_587_576
-OVER = {"train": "the norms of each layer and their gradients take 36 small kernels beyond LoRA's"}
 SETTINGS = [{"residual_init": True}]
 PEFT = {
     "delora": ("DeloraConfig", {"r": 4, "delora_lambda": 3}),

@@ -7,7 +7,6 @@ import torch
 from tests.dense import Dense, Layer
 
 COUNT = 1_835_008
-OVER = {"train": "the reflections of each layer take 67 small kernels beyond LoRA's; batched, they would be few"}
 PEFT = {"hra": ("HRAConfig", {"r": 4})}
 
 

@@ -7,7 +7,6 @@ import torch
 from tests.dense import Dense, Layer
 
 COUNT = 86_016
-OVER = {"train": "the angles of each layer take 37 small kernels beyond LoRA's"}
 SMALL = {"group_size": 4}
 SETTINGS = [{"kind": 2}, {"kind": 4}]
 PEFT = {

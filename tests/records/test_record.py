@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from harness.evaluation.metrics import to_nats
 from harness.hashing import sha256
 from harness.paths import PUBLISHED
 from harness.records.record import SCHEMA_VERSION, checked
@@ -34,6 +36,8 @@ def whole(seed: int) -> dict[str, Any]:
     record = factory.record("lora", seed, questions=40)
     turn = {"accuracy": 0.5, "correct": 20, "total": 40, "changed": 1, "texts_differ": 2}
     scores = factory.scores([True] * 10 + [False] * 30)
+    record["test"] = scores | {"strata": factory.strata([True] * 10 + [False] * 30)}
+    record["test"] |= factory.responses([8.0 + n for n in range(40)], 900)
     return record | {
         "lr_chosen": "tuned",
         "clamped": {},
@@ -128,8 +132,8 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     assert (found.records, len(found.skipped)) == ([], 2)
 
 
-def test_version_1_is_read_as_todays() -> None:
-    """Real records of version 1: no number changes, and their settings gain the one version of results there was."""
+def test_earlier_versions_are_read_as_todays() -> None:
+    """Real records: no number changes; settings of version 1 gain the one version of results there was."""
     found = sorted(PUBLISHED.glob("*/result.json"))
     assert found
     for file in found:
@@ -145,5 +149,50 @@ def test_version_1_is_read_as_todays() -> None:
     old["science_hash"] = sha256(old["science"])
     assert checked(old)["science_hash"] == sha256(factory.record()["science"])
     assert checked(factory.record()) == factory.record()
-    with pytest.raises(ValueError, match="schema_version 3; expected 1 to 2"):
-        checked(factory.record() | {"schema_version": 3})
+    with pytest.raises(ValueError, match="schema_version 4; expected 1 to 3"):
+        checked(factory.record() | {"schema_version": 4})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response_loss": 1.23},  # 1,100 nats over 900 tokens are 1.2222
+        {"response_tokens": 880},
+        {"response_tokens": 0, "response_loss": 0.0},
+        {"response_nats": to_nats([27.5] * 39)},
+        {"response_nats": to_nats([27.5] * 38 + [-1.0, 56.0])},
+        {"response_nats": to_nats([27.5] * 39 + [math.inf])},
+        {"response_nats": to_nats([27.5] * 40)[:-1]},
+        {"response_nats": "é" * 107},
+        {"response_nats": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_response_losses_that_do_not_add_up_are_refused(change: dict[str, Any]) -> None:
+    """What is recorded twice agrees to fp16's precision, and the three keys come together."""
+    record = whole(0)
+    equal = factory.responses([27.5] * 39 + [27.51], 900)  # 27.51 is not a value of fp16
+    assert checked(record | {"test": record["test"] | equal})
+    record["test"] = {k: v for k, v in (record["test"] | change).items() if v is not None}
+    with pytest.raises(ValueError, match=r"^test[.:].*response_"):
+        checked(record)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"known": {"correct": 9, "total": 20, "accuracy": 0.45}},  # 10 of 40 were right, all in `known`
+        {"known": {"correct": 10, "total": 20, "accuracy": 0.45}},
+        {"known": {"correct": 0, "total": 0, "accuracy": 0.0}},
+        {"new": {"correct": 0, "total": 21, "accuracy": 0.0}},
+        {"more": {"correct": 1, "total": 1, "accuracy": 1.0}},
+        {"<b>": {"correct": 0, "total": 1, "accuracy": 0.0}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_strata_that_do_not_add_up_are_refused(change: dict[str, Any]) -> None:
+    record = whole(0)
+    assert checked(record) == record
+    record["test"]["strata"] |= change
+    with pytest.raises(ValueError, match=r"^test\.strata"):
+        checked(record)

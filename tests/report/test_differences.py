@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import adapters as ad
-from harness.evaluation.metrics import from_bits
+from harness.evaluation.metrics import from_bits, to_nats
+from harness.records.record import checked
 from harness.report.markdown import markdown_table
 from harness.report.names import roles
 from harness.report.readme import results
@@ -38,6 +39,37 @@ def test_differences_are_those_of_the_records(frame: pd.DataFrame) -> None:
     assert len(compared) == 8
     assert list(compared["p_holm"]) == pytest.approx(holm(list(compared["p"])))
     assert pd.isna(chosen(frame, "lora")["difference"])
+
+
+def test_response_losses_are_compared_question_by_question() -> None:
+    """Nats of all questions over their tokens; those without a text do not count, and a run without losses has none."""
+    rng = np.random.default_rng(1)
+    hard, tokens = np.round(rng.gamma(4.0, 10.0, size=60)), 3000
+    hard[7] = np.nan
+    records = {(v, s): factory.record(v, s, questions=60) for v in ("lora", "hra", "ia3") for s in (0, 1)}
+    nats = {key: np.float16(hard + rng.normal(6.0 if key[0] == "hra" else 0.0, 0.5, 60)) for key in records}
+    plain = rows(list(records.values()))
+    for key in (k for k in records if k[0] != "ia3"):
+        made = factory.responses(nats[key].astype(float).tolist(), tokens)
+        records[key]["test"] |= made | {"response_loss": float(np.nansum(nats[key].astype(float))) / tokens}
+    assert checked(records["hra", 0]) == records["hra", 0]
+    frame = rows(list(records.values()))
+    hra = chosen(frame, "hra")
+    mean = {v: np.mean([np.nansum(nats[v, s].astype(float)) for s in (0, 1)]) / tokens for v in ("lora", "hra")}
+    assert (hra["response_loss"], chosen(frame, "lora")["response_loss"]) == pytest.approx((mean["hra"], mean["lora"]))
+    assert hra["response_difference"] == pytest.approx(mean["hra"] - mean["lora"])
+    assert hra["response_low"] < 6.0 * 59 / tokens < hra["response_high"]  # the truth
+    assert hra["response_high"] - hra["response_low"] < 0.05  # unpaired, the questions alone would give 0.3
+    assert pd.isna(chosen(frame, "ia3")["response_loss"])
+    text = markdown_table("t", frame, {})
+    shown = f"{hra['response_difference']:+.4f} [{hra['response_low']:+.4f}, {hra['response_high']:+.4f}]"
+    assert f"| {hra['response_loss']:.4f} | {shown} |" in text
+    assert "response loss" not in (results(frame) + markdown_table("t", plain, {}))
+    records["hra", 0]["test"] |= {"response_tokens": tokens + 1}  # seeds that read other texts
+    records["lora", 1]["test"] |= {"response_nats": to_nats(np.roll(nats["lora", 1], 1).tolist())}
+    assert "response_loss" not in rows(list(records.values()))
+    alone = rows([records["lora", 0]])
+    assert f"| {records['lora', 0]['test']['response_loss']:.4f} |" in markdown_table("t", alone, {})
 
 
 def keep(record: dict[str, Any]) -> bool:

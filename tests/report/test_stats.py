@@ -65,6 +65,23 @@ def test_one_run_against_one_is_the_paired_t_test() -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.005)
 
 
+def test_numbers_per_question_are_compared_alike() -> None:
+    """Losses that share their questions' difficulty: the paired t test in any unit; and where nothing varies."""
+    rng = np.random.default_rng(8)
+    hard = rng.gamma(4.0, 10.0, size=(1, 400))
+    one, two = (hard + rng.normal(shift, 2.0, size=(1, 400)) for shift in (0.4, 0.0))
+    expected = scipy_stats.ttest_rel(one[0], two[0])
+    found, scaled = estimate(one, two, resamples=20_000), estimate(one / 8, two / 8, resamples=20_000)
+    interval = expected.confidence_interval()
+    assert found.value == pytest.approx(float((one - two).mean()))
+    assert found.value / found.se == pytest.approx(expected.statistic, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.01)
+    assert (8 * scaled.low, 8 * scaled.high) == pytest.approx((found.low, found.high))
+    for shift in (0.0, -3.0):
+        same = estimate(np.round(hard) + shift, np.round(hard))
+        assert (same.value, same.low, same.high, same.p < 0.001) == (shift, shift, shift, shift != 0)
+
+
 def test_draws_are_those_of_a_bootstrap_written_as_loops() -> None:
     rng = np.random.default_rng(5)
     hard = rng.normal(size=(1, 30))

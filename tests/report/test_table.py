@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from harness.errors import BadInput
+from harness.evaluation.metrics import from_bits
 from harness.records.store import read_records
 from harness.report.markdown import fill_block, markdown_table
 from harness.report.publish import check, publish, rebuild, show
 from harness.report.readme import results
 from harness.report.stats import crossed_bootstrap, wilson
+from harness.report.summary import summary_lines
 from harness.report.table import rows
 from harness.run import run
 from tests import factory
@@ -48,7 +50,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
         "list": "[1, 2]",
         "text": '"done"',
         "foreign": '{"accuracy": 0.9}',
-        "newer": json.dumps(record(run_id="newer", schema_version=3)),
+        "newer": json.dumps(record(run_id="newer", schema_version=4)),
         "copied": json.dumps(record()),
         "interrupted": json.dumps(record(run_id="interrupted", status="interrupted")),
         "odd": json.dumps(record(run_id="odd", status="half done")),
@@ -92,6 +94,24 @@ def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
     assert cells[0] == "[lora](https://arxiv.org/abs/2106.09685) (1 diverged)"
     assert {"yes", "no (why)", "1,234,567", "45.7", "1.25 / 0.75", "4,321", "61", "0.005"} <= set(cells)
     assert f"{100 * np.mean(seeds):.1f} [{100 * lora['low']:.1f}, {100 * lora['high']:.1f}]" in cells
+
+
+def test_strata_have_columns_where_there_are_some() -> None:
+    """Means over the seeds, in the long table only; a run without strata shows none."""
+    drawn = {("lora", 0): 4, ("lora", 1): 2, ("hra", 0): 4}
+    records = [record(v, s, [n % k == 0 for n in range(QUESTIONS)]) for (v, s), k in drawn.items()]
+    plain = markdown_table("t", rows(records), {})
+    for made in records[:2]:
+        made["test"]["strata"] = factory.strata(from_bits(made["test"]["correct_bits"], QUESTIONS))
+    frame = rows(records)
+    lora = frame[frame["variant"] == "lora"].iloc[0]
+    assert (lora["accuracy_known"], lora["questions_known"]) == (pytest.approx((5 / 20 + 10 / 20) / 2), 20)
+    head, _, *lines = markdown_table("t", frame, {}).splitlines()[2:]
+    at = [c.strip() for c in head.split("|")].index("known (20), %")
+    cells = {line.split("|")[1].split("]")[0]: line.split("|")[at].strip() for line in lines if "arxiv" in line}
+    assert cells == {" [lora": "37.5", " [hra": "–"}
+    assert "known" not in plain + results(frame)
+    assert "strata      known 25.0 % [" in "\n".join(summary_lines(records[0], Path("runs/x")))
 
 
 def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
