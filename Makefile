@@ -17,7 +17,7 @@ setup: $(VENV)/.run ## set up .venv with what a run needs, in the exact versions
 $(VENV)/.run: requirements/run.lock requirements/torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Setting up $(VENV): about 90 packages, then torch."
+	@echo "Setting up $(VENV): about 80 packages, then torch."
 	$(PIP) --no-deps --require-hashes -r requirements/run.lock
 	$(PIP) -r requirements/torch.lock
 	@touch $@

@@ -14,10 +14,12 @@ import numpy as np
 from harness.evaluation.metrics import to_bits, to_nats
 from harness.hashing import sha256
 from harness.records.record import SCHEMA_VERSION
+from harness.report.names import usual_protocol
 from harness.tiny.problems import PROMPT
 
 SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": PROMPT, "valid_size": 500}
-TRAINED = {"data.train": "sha256:d", "steps": 400, "batch_size": 16, "weight_decay": 0.1}
+STEPS = usual_protocol("tiny")["steps"]
+TRAINED = {"data.train": "sha256:d", "steps": STEPS, "batch_size": 16, "weight_decay": 0.1}
 
 
 def record(
@@ -31,6 +33,7 @@ def record(
     scorer: int = 1,
     status: str = "done",
     params: int = 65536,
+    model: str = "tiny",
     quantization: str = "none",
     peak: str = "peak_rss_gb",
     rank: int = 8,
@@ -43,9 +46,9 @@ def record(
     """
     trained = lr is not None
     name = (
-        f"tiny-tiny__{variant}__r{rank}__lr{lr:g}__{quantization}__s400"
+        f"tiny-{model}__{variant}__r{rank}__lr{lr:g}__{quantization}__s{STEPS}"
         if trained
-        else f"tiny-tiny__{variant}__{quantization}"
+        else f"tiny-{model}__{variant}__{quantization}"
     )
     own = {"variant": variant, "quantization": quantization, "scorer_version": 1, "results_version": 1} | SHARED
     own |= TRAINED | {"lr": lr, "seed": seed, "adapter.r": rank, "calibration_examples": 128} if trained else {}
@@ -56,14 +59,14 @@ def record(
         "schema_version": SCHEMA_VERSION,
         "run_id": f"{name}__seed{seed}{odd}" if trained else f"{name}{odd}",
         "benchmark": "tiny",
-        "model": "tiny",
+        "model": model,
         "variant": variant,
         "rank": rank if trained else None,
         "lora_rank": None,
         "lr": lr,
         "quantization": quantization,
         "seed": seed,
-        "steps": 400 if trained else 0,
+        "steps": STEPS if trained else 0,
         "status": status,
         "trainable_params": params if trained else 0,
         "science": own,

@@ -98,9 +98,10 @@ def test_repr_says_what_is_attached():
         assert "r=2 alpha=64.0 scaling=standard targets=q_proj$ layers=1: 1 layers, 80 parameters" in repr(handle)
 
 
-def test_the_library_section_of_the_readme_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+def test_the_library_section_of_the_readme_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## As a library")[1].split("\n## ")[0]
+    section = (ROOT / page).read_text(encoding="utf-8").split("# As a library")[1].split("\n## ")[0]
     code = "\n".join(re.findall(r"^    (.*)$", section, re.MULTILINE))
     assert "ad.load" in code
     model = toy()

@@ -62,42 +62,141 @@ def test_a_click_sorts(browser: Any, page: Path) -> None:
     heads = first.find_elements("css selector", "th button")
     texts = [h.text for h in heads]
     assert texts[0] == "variant"
-    for number, text in enumerate(texts, start=1):
-        if text not in ("variant", "trained parameters", "lr", "tokens/s", "test accuracy, % [95 % interval]"):
+    for head, text in zip(heads, texts, strict=True):
+        if text not in ("variant", "trained parameters", "lr", "file, kB", "test accuracy, % [95 % interval]"):
             continue
+        number = browser.execute_script("return arguments[0].parentElement.cellIndex + 1", head)
         values = sorted(v for v in column(browser, number) if v)
         key = str if text == "variant" else float
         for turn in (True, False):
-            heads[number - 1].click()
+            head.click()
             got = column(browser, number)
             assert got == sorted((v for v in got if v), key=key, reverse=turn) + [v for v in got if not v]
             assert sorted(v for v in got if v) == values
-            state = heads[number - 1].find_element("xpath", "..").get_attribute("aria-sort")
+            state = head.find_element("xpath", "..").get_attribute("aria-sort")
             assert state == ("descending" if turn else "ascending")
     assert len(first.find_elements("css selector", "th[aria-sort]")) == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_on_either_ground(browser: Any, page: Path, scheme: str) -> None:
-    """Contrast of text in tables and figures at least 4.5:1 (WCAG AA), all figures drawn, none too wide."""
+@pytest.mark.parametrize("width", [1400, 420])
+def test_it_can_be_read_on_any_screen(browser: Any, page: Path, width: int, scheme: str) -> None:
+    """Contrast at least 4.5:1 (WCAG AA); every variant named in the plot, no label on another or cut off."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     browser.get(page.as_uri())
     ground = colour(browser, "body", "backgroundColor")
     assert (sum(ground) < 300) == (scheme == "dark")
-    for selector, name in (("td", "color"), ("a", "color"), ("svg text", "fill"), (".notes", "color")):
+    for selector, name in (
+        ("td", "color"),
+        ("a", "color"),
+        ("svg text", "fill"),
+        ("svg .tick", "fill"),
+        (".notes", "color"),
+    ):
         assert contrast(colour(browser, selector, name), ground) >= 4.5, selector
-    drawn = browser.execute_script("return [...document.querySelectorAll('svg')].map(s => s.getBBox().width)")
-    assert len(drawn) == 4
-    assert min(drawn) > 300
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    named = [e.text for e in browser.find_elements("css selector", "#plot .name")]
+    assert len(named) == len(factory.SKILLS) + 2
+    assert [v for v in (*factory.SKILLS, "none", "full") if not any(v in name.split() for name in named)] == []
+    labels, marks = boxes(browser, "#plot .name"), boxes(browser, "#plot .mark")
+    ((left, top, right, bottom),) = boxes(browser, "#plot")
+    for n, a in enumerate(labels):
+        assert left <= a[0]
+        assert a[2] <= right
+        assert top - 1 <= a[1]
+        assert a[3] <= bottom
+        for b in labels[n + 1 :]:
+            assert min(a[2], b[2]) - max(a[0], b[0]) < 1 or min(a[3], b[3]) - max(a[1], b[1]) < 3
+    assert len(marks) == len(factory.SKILLS)
+    assert len(browser.find_elements("css selector", "#curves svg")) in (1, 2)
     ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     if SCREENSHOTS:
         whole = browser.execute_script("return document.documentElement.scrollHeight")
-        browser.set_window_size(1300, whole + 150)
-        browser.save_screenshot(str(Path(SCREENSHOTS) / f"{scheme}.png"))
-        browser.set_window_size(1300, 1000)
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen | {"height": whole})
+        browser.save_screenshot(str(Path(SCREENSHOTS) / f"{width}-{scheme}.png"))
+
+
+def test_axis_filters_and_published_results(browser: Any, page: Path) -> None:
+    """Every axis shows the rows that have its figure, where the figure is; filters and data sets hide and add rows."""
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(page.as_uri())
+    own = [p for p in browser.execute_script("return points") if p["set"] == 0 and not p["reference"]]
+    for axis in browser.execute_script("return Object.keys(AXES)"):
+        choose(browser, "axis", axis)
+        drawn = places(browser)
+        shown = sorted((p for p in own if p[axis] is not None), key=lambda p: p[axis])
+        assert drawn.keys() == {p["name"] for p in shown}, axis
+        across = [drawn[p["name"]][0] for p in shown]
+        assert across == sorted(across)
+        front = [p["name"] for p in shown if not any(beats(q, p, axis) for q in shown)]
+        answer = browser.find_element("id", "answer").text
+        assert all(name in answer.replace(",", "").split() for name in front[-3:]), (axis, answer)
+    one, two, three = sorted(own, key=lambda p: p["accuracy"])[::3]
+    high = {p["name"]: drawn[p["name"]][1] for p in (one, two, three)}
+    share = (high[two["name"]] - high[one["name"]]) / (high[three["name"]] - high[one["name"]])
+    assert share == pytest.approx((two["accuracy"] - one["accuracy"]) / (three["accuracy"] - one["accuracy"]), abs=0.02)
+
+    choose(browser, "axis", "params")
+    choose(browser, "family", "gains")
+    gains = {"ia3", "antipasto (r 8)"}
+    assert places(browser).keys() == gains
+    rows_ = browser.find_elements("css selector", "section:first-of-type tbody tr[data-id]")
+    assert {row.find_element("css selector", "td").text.split(" (1 ")[0] for row in rows_ if row.is_displayed()} == {
+        *gains, "none", "full",
+    }  # fmt: skip
+    choose(browser, "family", "")
+    ticks = browser.find_elements("css selector", "#sets input")
+    ticks[-1].click()
+    assert len(boxes(browser, "#plot .mark")) == len(own) + 62  # PEFT's 63, of which full fine-tuning is a line
+    assert "published by others and not run here" in browser.find_element("id", "caption").text
+    ticks[0].click()
+    assert len(places(browser)) == 62
+
+
+def test_a_click_shows_the_curves(browser: Any, page: Path) -> None:
+    """Learning rates beside the baseline's, and the loss relative to the baseline's; small ones in each row."""
+    browser.get(page.as_uri())
+    button = browser.find_element("css selector", 'tr[data-id*="__hra__"] td button')
+    browser.execute_script("arguments[0].click()", button)
+    assert browser.find_element("id", "chosen").text.startswith("hra: ")
+    charts = browser.find_elements("css selector", "#curves svg")
+    assert [len(chart.find_elements("css selector", ".curve")) for chart in charts] == [2, 2]
+    assert len(charts[0].find_elements("css selector", ".ring")) == 1
+    assert browser.execute_script("return lossBeside(selected).every(p => p[1] === 0)")  # made-up losses are all alike
+    assert browser.execute_script("return selected.rates.map(r => r[2])") == [False, True, False]
+
+
+def boxes(browser: Any, selector: str) -> list[list[float]]:
+    """Left, top, right, bottom of every such element."""
+    code = """return [...document.querySelectorAll(arguments[0])].map(e => {
+        const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; })"""
+    found: list[list[float]] = browser.execute_script(code, selector)
+    return found
+
+
+def beats(q: Any, p: Any, axis: str) -> bool:
+    better = q["accuracy"] > p["accuracy"] or q[axis] < p[axis]
+    return bool(q[axis] <= p[axis] and q["accuracy"] >= p["accuracy"] and better)
+
+
+def choose(browser: Any, name: str, value: str) -> None:
+    code = """const e = document.getElementById(arguments[0]);
+        e.value = arguments[1]; e.dispatchEvent(new Event('change', {bubbles: true}))"""
+    browser.execute_script(code, name, value)
+
+
+def places(browser: Any) -> dict[str, tuple[float, float]]:
+    """Name → pixels of every mark in the plot."""
+    code = "return [...document.querySelectorAll('#plot .mark')].map(e => [e.textContent, e.getAttribute('transform')])"
+    found = {}
+    for text, transform in browser.execute_script(code):
+        x, y = transform.removeprefix("translate(").removesuffix(")").split()
+        found[text.partition(": ")[0]] = (float(x), float(y))
+    return found
 
 
 def test_it_says_nothing_on_the_console_and_asks_nobody(browser: Any, page: Path) -> None:
