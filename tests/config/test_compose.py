@@ -79,7 +79,7 @@ def test_a_grid_around_the_default_has_round_rates(cache_dir: Path) -> None:
     words = ["benchmark=tiny", "experiment=lr_grid", "variant=lora,hra", f"cache_dir={cache_dir}"]
     jobs = [job_from(c) for c in compositions(words, multirun=True)]
     assert [j.lr for j in jobs if j.variant == "lora"] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
-    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s400__seed0", run_id_of(j)) for j in jobs)
+    assert all(re.fullmatch(r"\S+__lr[\d.]+__none__s250__seed0", run_id_of(j)) for j in jobs)
 
 
 def test_sweeps_compose_every_combination() -> None:

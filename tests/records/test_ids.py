@@ -24,15 +24,15 @@ from tests.conftest import run_id_of, science_of
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("variant=antipasto_dplr lora_rank=8 lr=5e-3", "antipasto_dplr__r64__k8__lr0.005__none__s400__seed0"),
-        ("variant=antipasto_dplr rank=300 lr=0.005", "antipasto_dplr__r300__k8__lr0.005__none__s400__seed0"),
+        ("variant=antipasto_dplr lora_rank=8 lr=5e-3", "antipasto_dplr__r64__k8__lr0.005__none__s250__seed0"),
+        ("variant=antipasto_dplr rank=300 lr=0.005", "antipasto_dplr__r300__k8__lr0.005__none__s250__seed0"),
         ("variant=lora rank=4 lr=1e-4 steps=50 seed=3", "lora__r4__lr0.0001__none__s50__seed3"),
-        ("variant=full lr=2e-5", "full__lr2e-05__none__s400__seed0"),
+        ("variant=full lr=2e-5", "full__lr2e-05__none__s250__seed0"),
         ("variant=none seed=3 steps=7 lr=1 rank=3", "none__none"),
         ("variant=none quantization=8bit", "none__8bit"),
-        ("lr=1e-4 variant=lora threads=1 device=cpu runs_dir=/x", "lora__r8__lr0.0001__none__s400__seed0"),
-        ("lr=1e-4 variant=lora train.micro_batch=2", "lora__r8__lr0.0001__none__s400__seed0"),
-        ("variant=lora lr=1e-4 force=true train.checkpoint_every=7", "lora__r8__lr0.0001__none__s400__seed0"),
+        ("lr=1e-4 variant=lora threads=1 device=cpu runs_dir=/x", "lora__r8__lr0.0001__none__s250__seed0"),
+        ("lr=1e-4 variant=lora train.micro_batch=2", "lora__r8__lr0.0001__none__s250__seed0"),
+        ("variant=lora lr=1e-4 force=true train.checkpoint_every=7", "lora__r8__lr0.0001__none__s250__seed0"),
     ],
 )  # fmt: skip
 def test_ids_are_the_designs(words: str, expected: str, cache_dir: Path) -> None:
