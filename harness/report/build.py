@@ -64,7 +64,7 @@ def _titles(frame: pd.DataFrame) -> list[str]:
 
 
 def _plot(title: str) -> str:
-    return f"plots/{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')}-accuracy.svg"
+    return f"plots/{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')[:120]}-accuracy.svg"
 
 
 def _csv(frame: pd.DataFrame) -> str:

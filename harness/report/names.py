@@ -63,8 +63,10 @@ def changes(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
 def _phrase(name: str, value: Any) -> str:
     text = one_line(f"{value:g}" if isinstance(value, float) else str(value))[:24]
     if text.startswith("sha256:"):
-        return f"other {name}"
-    return PHRASES.get(name, name.replace("_", " ") + " {}").format("all" if value is None else text)
+        return one_line(f"other {name}")
+    if name in PHRASES:
+        return PHRASES[name].format("all" if value is None else text)
+    return one_line(f"{name.replace('_', ' ')} {text}")
 
 
 @functools.cache

@@ -286,4 +286,4 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 sections.forEach(addSparklines);
 const best = front(points.filter(p => p.set === 0 && !p.reference && p.params > 0), "params").at(-1);
 if (best) select(best); else draw();
-new ResizeObserver(draw).observe(element("plot").parentElement);
+new ResizeObserver(() => selected ? select(selected) : draw()).observe(element("plot").parentElement);
