@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from adapters import DTYPES, forbid_cpu_packing
@@ -22,10 +17,10 @@ from harness.config.job import Job
 from harness.config.schema import Model
 from harness.device import choose_attention
 from harness.errors import refuse
+from harness.files import cached_folder
 from harness.hashing import file_sha256
 from harness.inputs.model_files import WEIGHTS, folder_of, local_folder, stored_quantization
 
-DIGESTS = "sha256.json"  # of an unpacked GGUF model's files
 _loaded: dict[str, tuple[Any, Any]] = {}
 
 
@@ -156,32 +151,12 @@ def _unpacked(spec: Model, cache: Path) -> Model:
         return spec
     from transformers import AutoModelForCausalLM
 
-    key = file_sha256(folder_of(spec) / spec.gguf_file)[:16]
-    place = cache / f"{key}-{spec.dtype}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{place.name}.lock"):  # one process unpacks, the others wait
-        if place.exists() and not _is_whole(place):
-            print(f"{place}: damaged; unpacking {spec.gguf_file} again", file=sys.stderr, flush=True)
-            shutil.rmtree(place)
-        if not place.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                dense = _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]})
-                part = Path(scratch) / "model"
-                dense.save_pretrained(part)
-                (part / DIGESTS).write_text(json.dumps(_digests(part)))
-                part.rename(place)
-    return dataclasses.replace(spec, id=str(place), gguf_file=None)
 
+    def unpack(folder: Path) -> None:
+        _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]}).save_pretrained(folder)
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / DIGESTS).read_text()) == _digests(folder))
-    except (OSError, ValueError):
-        return False
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {f.name: file_sha256(f) for f in sorted(folder.iterdir()) if f.name != DIGESTS}
+    key = f"{file_sha256(folder_of(spec) / spec.gguf_file)[:16]}-{spec.dtype}"
+    return dataclasses.replace(spec, id=str(cached_folder(cache, key, unpack)), gguf_file=None)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,11 @@ from pathlib import Path
 from harness.config.job import Job
 from harness.config.schema import Model, Source
 from harness.errors import refuse
-from harness.files import write_text
+from harness.files import cached_folder
 from harness.hashing import file_sha256, sha256
 from harness.inputs.hub import commit_of
 from harness.inputs.model_files import check_files, check_indices, files_read, local_folder, place_of
-from harness.inputs.rows import local_file
+from harness.inputs.rows import local_file, read_generated
 from harness.paths import ROOT
 
 PLATINUM = "data.platinum"  # place in the config of the corrected references
@@ -113,19 +112,14 @@ def text_fingerprint(source: str) -> str:
 
 
 def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
-    """Hash of the generated rows; kept by the generator's own source, since generating them takes a second."""
-    sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
-    key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
-    file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
-    stored = file.read_text(errors="replace") if file.exists() else ""
-    digest, _, check = stored.partition(" ")
-    if check != sha256(digest):  # absent, damaged, or written without a checksum
-        from harness.inputs.rows import read_generated
+    """Hash of the generated rows; cached by the generator's source, since generating them takes seconds."""
+    split, generator = path.removeprefix("generated:"), sorted((ROOT / "harness" / "tiny").glob("*.py"))
+    key = sha256([split, *map(file_sha256, generator)])[:16]
 
-        digest = sha256(read_generated(path.removeprefix("generated:"), where))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, f"{digest} {sha256(digest)}")
-    return digest
+    def fill(folder: Path) -> None:
+        (folder / "sha256").write_text(sha256(read_generated(split, where)))
+
+    return (cached_folder(cache_dir / "generated", key, fill) / "sha256").read_text()
 
 
 def model_fingerprint(spec: Model, commit: bool = True) -> Fingerprint:

@@ -37,35 +37,30 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
     assert all(f == [{k: r[k] for k in columns} for r in rows] for f in found)
 
 
-def test_arrays_are_read_like_lines(tmp_path: Path, monkeypatch: Any) -> None:
-    """Whatever the white space, and however chunks cut texts, escapes and separators; the first row before the last."""
+def test_arrays_are_read_like_lines(tmp_path: Path) -> None:
+    """Whatever the white space, texts and escapes."""
     rows = [{"query": f'a"]}},[{{\\ {"½" * k} \n', "n": [k, {"x": None}], "response": "b" * k} for k in range(1, 40)]
     texts = [
         json.dumps(rows),
         json.dumps(rows, indent=3, ensure_ascii=False),
-        " \n[\n" + " , ".join(map(json.dumps, rows)),
+        " \n[\n" + " , ".join(map(json.dumps, rows)) + "\t]\n \n",
     ]
-    texts[2] += "\t]\n \n"
     columns = {"query": "query", "response": "response"}
     expected = [{k: r[k] for k in columns} for r in rows]
-    for size in (8, 13, 64, 2**16):
-        monkeypatch.setattr("harness.inputs.rows.CHUNK", size)
-        for n, text in enumerate(texts):
-            (tmp_path / f"{n}.json").write_text(text, encoding="utf-8")
-            assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
-    (tmp_path / "broken.json").write_text(json.dumps(rows)[:-9])
-    stream = stream_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
-    assert [next(stream) for _ in rows[1:]] == [*enumerate(expected[:-1], start=1)]
-    with pytest.raises(BadInput, match=r":39: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
-        next(stream)
+    for n, text in enumerate(texts):
+        (tmp_path / f"{n}.json").write_text(text, encoding="utf-8")
+        assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
+    (tmp_path / "broken.json").write_text(json.dumps(rows, indent=1)[:-9])
+    with pytest.raises(BadInput, match=r":351: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
+        read_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
 
 
 ARRAYS = [
     (b"[]", r"^x: no rows, got '.*'; expected at least one row\.$"),
-    (b"[", r":1: not JSON \(Expecting value\), got ''; expected an array of objects\.$"),
-    (b'[{"a": "b"} {"a": "b"}]', r":2: not JSON \(Expecting ',' delimiter\), got ' ?\{\"a\".*"),
-    (b'[{"a": "b"},]', r":2: not JSON \(Expecting value\), got ',\]'; .*"),
-    (b'[{"a": "b"}] [', r":2: text after the array, got '\['; expected the end of the file\.$"),
+    (b"[", r":1: not JSON \(Expecting value\), got '\['; expected an array of objects\.$"),
+    (b'[{"a": "b"}\n{"a": "b"}]', r":2: not JSON \(Expecting ',' delimiter\), got '.*\{\"a\".*"),
+    (b'[{"a": "b"},]', r":1: not JSON \(.*\), got '.*,\]'; .*"),
+    (b'[{"a": "b"}] [', r":1: not JSON \(Extra data\), got '.* \['; expected an array of objects\.$"),
     (b'[{"a": "b"}, 7]', r":2: not a row, got 7; expected .*"),
     (
         b'[{"a": "b"}, {"a": "' + b"c" * 300 + b"\xff" + b'"}]',
@@ -76,12 +71,10 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize(("content", "message"), ARRAYS, ids=[repr(c[:24]) for c, _ in ARRAYS])
-def test_broken_arrays_name_the_row(tmp_path: Path, monkeypatch: Any, content: bytes, message: str) -> None:
+def test_broken_arrays_name_the_place(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    for size in (8, 2**16):
-        monkeypatch.setattr("harness.inputs.rows.CHUNK", size)
-        with pytest.raises(BadInput, match=message):
-            read_rows(source(tmp_path / "a.json", a="a"), "x", needed=("a",))
+    with pytest.raises(BadInput, match=message):
+        read_rows(source(tmp_path / "a.json", a="a"), "x", needed=("a",))
 
 
 def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
