@@ -102,8 +102,9 @@ def perform(drill: Drill) -> str:
 def header() -> str:
     place = provenance("cpu")
     return (
-        "# Reliability\n\nLong versions of the reliability tests, written by `make drill`; `make test` runs about a tenth "
-        f"of each.\n\n{time.strftime('%Y-%m-%d')}, commit {str(place['commit'])[:12]}"
+        "# Reliability\n\n"
+        "Long versions of the reliability tests, written by `make drill`; `make test` runs about a tenth of each.\n\n"
+        f"{time.strftime('%Y-%m-%d')}, commit {str(place['commit'])[:12]}"
         f"{' with changes' if place['dirty'] else ''}, {place['device']}, {os.cpu_count()} cores, "
         f"Python {place['python']}, torch {place['versions']['torch']}."
     )

@@ -59,9 +59,8 @@ def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
     alone = any(j.device.startswith("cuda") and not j.share_gpu for j in jobs)
     if alone and gpus and not 1 <= processes <= gpus:
         what, expected = "more processes than GPUs", f"an integer >= 1 and <= {gpus}"
-        raise refuse(
-            "hydra.launcher.n_jobs", what, got=processes, expected=expected, remedy="share_gpu=true allows it."
-        )
+        remedy = "share_gpu=true allows it."
+        raise refuse("hydra.launcher.n_jobs", what, got=processes, expected=expected, remedy=remedy)
 
 
 def _check_ray(settings: dict[str, Any]) -> None:

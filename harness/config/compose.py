@@ -44,8 +44,10 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
                 raise _add_m(str(swept[0].key_or_group), "several values", swept[0])
             for o in parsed:
                 _check_option(o, loader)
-            # Hydra takes its own settings from what is not swept; a swept variant decides which keys `variant.` has.
-            lines = [_line(o, _values(o)[0]) for o in parsed if not o.is_sweep_override() or _is_variant(o)]
+            # Hydra's own settings come from unswept overrides; the first swept variant decides the keys of `variant.`.
+            lines = [
+                _line(o, _values(o)[0]) for o in parsed if not o.is_sweep_override() or o.key_or_group == "variant"
+            ]
             first, hydra = _composed(lines)
             params = _checked_sweep(hydra, parsed, multirun=multirun)
             if params is None:
@@ -69,10 +71,6 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
                 yield cfg
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
         raise SystemExit(one_line(error, lines)) from None
-
-
-def _is_variant(override: Any) -> bool:
-    return bool(override.key_or_group == "variant")
 
 
 def _composed(lines: list[str]) -> tuple[DictConfig, DictConfig]:

@@ -1,4 +1,4 @@
-"""The training set: rows read as a stream, cleared of held-out questions, tokenised by chunks, and kept."""
+"""The training set: a stream of rows without held-out questions, tokenised in chunks and cached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from harness.config.job import Job
 from harness.data.held_out import HeldOut, remove_held_out
 from harness.data.token_cache import Counts, Examples, key_of, read_examples, write_examples
-from harness.data.tokenize import Example, all_cores, tokenize
+from harness.data.tokenize import Example, tokenize
 from harness.errors import refuse
 from harness.files import cached_folder
 from harness.inputs.fingerprints import Fingerprint, has_changed
@@ -18,9 +18,9 @@ from harness.inputs.rows import stream_rows
 
 T = TypeVar("T")
 WHERE = "data.train"
-KEPT = 8  # data sets and question lists that a process keeps at hand
+KEPT = 8  # data sets and question lists that a process keeps in memory
 CHUNK = 1024  # rows tokenised at a time
-UNFIT = 0.01  # share of rows that may be left out since their tokens do not fit; above it, the prompt is to blame
+UNFIT = 0.01  # share of rows that may be dropped because their tokens do not fit; above it, the prompt is at fault
 COUNTED = (
     "train_rows",
     "removed_for_validation",
@@ -47,11 +47,7 @@ def training_set(job: Job, tokenizer: Any, held_out: HeldOut, fingerprint: Finge
             got = job.train_source.path
             raise refuse(WHERE, "changed while it was read", got=got, remedy="Run the same command again.")
 
-    def load() -> tuple[Examples, Counts]:
-        with all_cores(job.threads):
-            return read_examples(cached_folder(job.cache_dir / "tokens", key, fill))
-
-    return keep(key, load)
+    return keep(key, lambda: read_examples(cached_folder(job.cache_dir / "tokens", key, fill)))
 
 
 def _examples(job: Job, tokenizer: Any, held_out: HeldOut, counts: Counts) -> Iterator[Example]:
@@ -68,8 +64,8 @@ def _examples(job: Job, tokenizer: Any, held_out: HeldOut, counts: Counts) -> It
             else:
                 counts["train_examples"] += 1
                 yield example
-        # A few odd rows (a question that ends in a space, say) are no reason to refuse 395,000; they are left out and
-        # counted like over-long ones. Many are the template's fault, which shows in the first chunk.
+        # A few unfit rows (a question that ends in a space, say) are dropped and counted, like over-long ones. Many
+        # mean an unfit template, which shows in the first chunk.
         seen = counts["train_rows"] - counts["removed_for_validation"] - counts["removed_for_test"]
         if counts["unfit"] > UNFIT * seen:
             place = f"{source.path or source.hub}:{first_unfit}"

@@ -34,7 +34,7 @@ def loaded(job: Job) -> tuple[Any, Any]:
 
 
 def forget_models() -> None:
-    """Frees their memory, but for models that an exception's traceback still holds: those go with the next call."""
+    """Frees their memory, except of models that an exception's traceback still holds; the next call frees those."""
     _loaded.clear()
     gc.collect()
     if torch.cuda.is_initialized():
@@ -82,7 +82,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
     for file in sorted(folder.glob(WEIGHTS)):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, it is no dict
+            for name in tensors.keys():  # noqa: SIM118, not a dict
                 yield name, tensors.get_tensor(name)
 
 
@@ -104,7 +104,7 @@ def quantization_config(job: Job) -> Any:
 
 
 def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
-    """A tokenizer, or (with `dtype` among the options) a model of which every tensor came from the file."""
+    """A tokenizer, or (with `dtype` among the options) a model whose tensors all come from the file."""
     folder, is_model = folder_of(spec), "dtype" in options
     if spec.gguf_file is not None:
         options = options | {"gguf_file": spec.gguf_file}
@@ -133,7 +133,7 @@ def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
 
 
 def _refuse_incomplete(info: dict[str, Any], spec: Model) -> None:
-    """transformers only warns, and fills what is missing with random numbers; tied weights are not missing."""
+    """transformers only warns, and fills missing tensors with random numbers. Tied weights do not count as missing."""
     kinds = {"missing": "missing", "mismatched": "of another shape", "unexpected": "not in this architecture"}
     for kind, what in kinds.items():
         if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{kind}_keys"]):
@@ -150,7 +150,6 @@ def _unpacked(spec: Model, cache: Path) -> Model:
     if spec.gguf_file is None:
         return spec
     from transformers import AutoModelForCausalLM
-
 
     def unpack(folder: Path) -> None:
         _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]}).save_pretrained(folder)

@@ -27,15 +27,9 @@ def hub_rows(source: Source, where: str) -> Iterable[dict[str, Any]]:
     dataset = _split(_builder(folder, source, where), folder, source, where)
     for ours, name in source.columns.items():
         if name not in dataset.column_names and ours not in OPTIONAL:
-            remedy = f"Map it with {where}.columns.{ours}=<name>."
-            expected = f"one of {', '.join(dataset.column_names)}"
-            raise refuse(
-                f"{where}.columns.{ours}",
-                f"no such column in {source.hub}",
-                got=name,
-                expected=expected,
-                remedy=remedy,
-            )
+            where, expected = f"{where}.columns.{ours}", f"one of {', '.join(dataset.column_names)}"
+            remedy = f"Map it with {where}=<name>."
+            raise refuse(where, f"no such column in {source.hub}", got=name, expected=expected, remedy=remedy)
     rows: Iterable[dict[str, Any]] = dataset.select_columns(
         [c for c in dataset.column_names if c in source.columns.values()]
     )

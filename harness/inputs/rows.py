@@ -14,6 +14,7 @@ from typing import Any
 from harness.config.schema import Source
 from harness.errors import refuse
 from harness.hashing import sha256
+from harness.inputs.hub_datasets import hub_rows
 from harness.paths import ROOT
 from harness.scoring import reference_answer
 
@@ -61,7 +62,7 @@ def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Itera
         raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
     if unmapped := [name for name in needed if name not in source.columns]:
         raise refuse(f"{where}.columns", f"no column for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
-    rows = _read_local(source.path, where) if source.path is not None else enumerate(_read_hub(source, where), 1)
+    rows = _read_local(source.path, where) if source.path is not None else enumerate(hub_rows(source, where), 1)
     place, empty = source.path or source.hub, True
     for number, row in rows:
         yield number, _checked_row(row, f"{place}:{number}", source.columns, needed)
@@ -121,7 +122,7 @@ def _read_local(path: str, where: str) -> Iterator[tuple[int, Any]]:
 
 
 def local_file(path: str, where: str) -> Path:
-    """The file that `path` names, here or in the repository. Raises BadInput where there is none."""
+    """`path`, relative to the working directory or the repository. Raises BadInput if there is no such file."""
     file = Path(path) if Path(path).is_absolute() or Path(path).exists() else ROOT / path
     if not file.is_file():
         raise refuse(f"{where}.path", "no such file", got=path, expected="a JSON, JSONL or parquet file")
@@ -152,7 +153,7 @@ def _read_json_array(file: Path, path: str, where: str) -> Iterator[tuple[int, A
 
 
 def _read_json_lines(file: Path, path: str, where: str) -> Iterator[tuple[int, Any]]:
-    """Blank lines are left out; a byte order mark begins the file, or each part of one put together from several."""
+    """Skips blank lines, and byte order marks (also inside: a file may be several joined together)."""
     start = 0  # of the line, in bytes
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -188,9 +189,3 @@ def read_generated(split: str, where: str) -> list[Any]:
     if split not in splits:
         raise refuse(f"{where}.path", "unknown generated split", got=split, expected=f"one of {', '.join(splits)}")
     return list(splits[split]())
-
-
-def _read_hub(source: Source, where: str) -> Any:
-    from harness.inputs.hub_datasets import hub_rows
-
-    return hub_rows(source, where)

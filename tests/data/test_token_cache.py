@@ -136,7 +136,7 @@ def test_hub_data_is_the_same_only_at_the_same_commit(
     """A branch that has moved since is read and tokenised again. A process resolves it once, so it stays."""
     commits = iter(["a" * 40] * 2 + ["b" * 40] * 2 + ["a" * 40])
     monkeypatch.setattr("harness.inputs.fingerprints.commit_of", lambda *a: next(commits))
-    monkeypatch.setattr("harness.inputs.rows._read_hub", lambda source, where: training_rows(30))
+    monkeypatch.setattr("harness.inputs.rows.hub_rows", lambda source, where: training_rows(30))
     job = small_job()
     hub = dataclasses.replace(job.train_source, path=None, hub="some/set", revision="main")
     branch = dataclasses.replace(job, train_source=hub)

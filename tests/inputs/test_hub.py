@@ -240,7 +240,7 @@ def test_an_id_asks_nobody_and_tells_typed_revisions_apart(monkeypatch: Any, tmp
 
     def ids(*words: str) -> str:
         fingerprinter, asked = Fingerprinter(), job(*words)
-        return run_id(asked, fingerprinter.of(asked, typed_only=True), fingerprinter)
+        return run_id(asked, fingerprinter.of(asked), fingerprinter)
 
     def never(*_: Any) -> str:
         raise AssertionError("asked the hub")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,7 +50,7 @@ def test_arrays_are_read_like_lines(tmp_path: Path) -> None:
         (tmp_path / f"{n}.json").write_text(text, encoding="utf-8")
         assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
     (tmp_path / "broken.json").write_text(json.dumps(rows, indent=1)[:-9])
-    with pytest.raises(BadInput, match=r":351: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
+    with pytest.raises(BadInput, match=r":390: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
         read_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
 
 
