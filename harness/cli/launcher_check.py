@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from harness.config.job import Job
 from harness.device import gpu_count
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 from harness.paths import CONF
 
 LOCAL = (None, "local")  # addresses for which Ray starts on this machine
@@ -91,8 +91,7 @@ def ray_nodes(address: str) -> list[dict[str, float]]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise refuse(where, f"no Ray cluster to use ({reason})", **got) from None
+        raise refuse(where, f"no Ray cluster to use ({reason_of(error)})", **got) from None
     try:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:

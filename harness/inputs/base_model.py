@@ -16,7 +16,7 @@ from adapters import DTYPES, forbid_cpu_packing
 from harness.config.job import Job
 from harness.config.schema import Model
 from harness.device import choose_attention
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 from harness.files import cached_folder
 from harness.hashing import file_sha256
 from harness.inputs.model_files import WEIGHTS, folder_of, local_folder, stored_quantization
@@ -120,9 +120,8 @@ def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
         if "trust_remote_code" in str(error):
             what, expected = "it needs code of its own, which is never run", "an architecture that transformers has"
             raise refuse("model.id", what, got=spec.id, expected=expected) from None
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         remedy = "Give another model, or restore the folder: model.id=<hub id or folder>."
-        raise refuse("model.id", f"cannot load ({reason})", got=spec.id, remedy=remedy) from None
+        raise refuse("model.id", f"cannot load ({reason_of(error)})", got=spec.id, remedy=remedy) from None
     if not is_model:
         return loaded
     model, info = loaded

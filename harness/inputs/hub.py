@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself
 
-from harness.errors import BadInput, refuse
+from harness.errors import BadInput, reason_of, refuse
 
 Kind = Literal["model", "dataset"]
 log = logging.getLogger("harness")
@@ -115,8 +115,7 @@ def _key(kind: Kind, where: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = f"it answers {_status(error)}" if _status(error) else str(error).strip().split("\n")[0].rstrip(".")
-    return text or type(error).__name__
+    return f"it answers {_status(error)}" if _status(error) else reason_of(error)
 
 
 def _status(error: Exception) -> int:

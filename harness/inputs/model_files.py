@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.schema import Model
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 from harness.inputs.hub import commit_of, fetch, listing
 from harness.paths import ROOT
 
@@ -120,6 +120,5 @@ def _json(file: Path, place: str) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).split("\n")[0]
-        raise refuse("model.id", f"cannot read {file.name} ({reason})", got=place) from None
+        raise refuse("model.id", f"cannot read {file.name} ({reason_of(error)})", got=place) from None
     return value if isinstance(value, dict) else {}

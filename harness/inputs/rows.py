@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.schema import Source
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 from harness.hashing import sha256
 from harness.inputs.hub_datasets import hub_rows
 from harness.paths import ROOT
@@ -20,13 +20,6 @@ from harness.scoring import reference_answer
 
 Row = dict[str, str]
 NUMERIC = ("answer", "response")  # columns in which other programs write 18 for "18"
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"PK\x03\x04": "zip",
-}
 
 
 @dataclass(frozen=True)
@@ -112,9 +105,6 @@ def _read_local(path: str, where: str) -> Iterator[tuple[int, Any]]:
     file = local_file(path, where)
     with open(file, "rb") as stream:
         start = stream.read(1000)
-    if packed := [name for magic, name in COMPRESSED.items() if start.startswith(magic)]:
-        remedy = "Decompress it and give the file inside."
-        raise refuse(f"{where}.path", f"compressed ({packed[0]})", got=path, expected="plain text", remedy=remedy)
     if file.suffix == ".parquet" or start.startswith(b"PAR1"):
         return enumerate(_read_parquet(file, path, where), 1)
     is_array = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
@@ -139,8 +129,7 @@ def _read_parquet(file: Path, path: str, where: str) -> Iterator[Any]:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise refuse(f"{where}.path", f"not a parquet file ({reason})", got=path) from None
+        raise refuse(f"{where}.path", f"not a parquet file ({reason_of(error)})", got=path) from None
 
 
 # Python refuses to make an int of more than 4,300 digits.

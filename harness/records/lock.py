@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
+from harness.files import acquire
 
 
 @contextmanager
@@ -21,21 +21,12 @@ def lock(runs_dir: Path, run_id: str) -> Iterator[None]:
     Nothing is left behind, so that bad input leaves no trace. Raises BadInput where nothing can be locked.
     """
     path = runs_dir / ".locks" / f"{run_id}.lock"
-    held, said = FileLock(path, fallback_to_soft=False), False
-    while not held.is_locked:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.acquire(timeout=0)
-        except FileNotFoundError:
-            continue  # its last holder has just removed the folder
-        except Timeout:
-            if not said:
-                print(f"{run_id}: another process is running this; waiting for it to finish", flush=True)
-            said = True
-            time.sleep(0.2)
-        except OSError as error:
-            remedy = "Give a folder on a disk that supports flock: runs_dir=<folder>."
-            raise refuse("runs_dir", f"cannot be locked ({error.strerror})", got=str(path), remedy=remedy) from None
+    try:
+        waiting = f"{run_id}: another process is running this; waiting for it to finish"
+        held = acquire([FileLock(path, fallback_to_soft=False)], waiting)
+    except OSError as error:
+        remedy = "Give a folder on a disk that supports flock: runs_dir=<folder>."
+        raise refuse("runs_dir", f"cannot be locked ({reason_of(error)})", got=str(path), remedy=remedy) from None
     try:
         yield
     finally:
@@ -63,4 +54,4 @@ def check_writable(folder: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise refuse(key, f"cannot be written ({error.strerror})", got=str(folder), remedy=remedy) from None
+        raise refuse(key, f"cannot be written ({reason_of(error)})", got=str(folder), remedy=remedy) from None

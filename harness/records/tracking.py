@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.secrets import masked
+from harness.errors import reason_of
 from harness.files import write_text
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ class Wandb:
         try:
             return call()
         except Exception as error:  # noqa: BLE001 (a tracker may raise anything, and must not end a run)
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            self.say(f"wandb: {reason}; the run continues, and its record is complete without it")
+            self.say(f"wandb: {reason_of(error)}; the run continues, and its record is complete without it")
             self.run = None
             return None
 

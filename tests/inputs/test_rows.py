@@ -152,8 +152,8 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "nan.jsonl": ('{"question": "a", "answer": NaN}', r":1: column 'answer' is missing or empty, got nan"),
     "infinite.jsonl": ('{"question": "a", "answer": 1e999}', r":1: column 'answer' is missing or empty, got inf"),
     "an-id.jsonl": ('{"question": 17, "answer": 1}', r":1: column 'question' is missing or empty, got 17"),
-    "x.gz": (b"\x1f\x8b\x08\x00abc", r"^x.path: compressed \(gzip\), got .*gz'; expected plain text. Decompress it"),
-    "x.jsonl": (b"\x28\xb5\x2f\xfdabc", r"^x.path: compressed \(zstd\)"),
+    "x.gz": (b"\x1f\x8b\x08\x00abc", r"^x.path: not UTF-8 text \(.* at byte 1\), got .*gz'"),
+    "x.jsonl": (b"\x28\xb5\x2f\xfdabc", r"^x.path: not UTF-8 text \(.* at byte 1\)"),
     "utf16.jsonl": (GOOD.encode("utf-16"), r"^x.path: not UTF-8 text \(.* at byte 0\)"),
     "late.json": (f"[{GOOD}, ".encode("utf-8-sig") + b'"\xff"]', r"^x.path: not UTF-8 text \(.* at byte 44\)"),
 }
