@@ -10,7 +10,7 @@ def quiet() -> None:
     import huggingface_hub
     import transformers
 
-    huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
     huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
     transformers.logging.set_verbosity_error()

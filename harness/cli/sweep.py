@@ -162,10 +162,11 @@ def estimate(job: Job, finished: list[Record]) -> float | None:
     def scaled(record: Record) -> float:
         questions = record["test"]["total"] + record["valid"]["total"]
         asked = questions if job.eval_limit is None else min(questions, 2 * job.eval_limit)
-        if not job.trains:
-            return record["seconds"] * asked / questions
-        training, examples = record["train"]["seconds"], record["steps"] * record["science"]["batch_size"]
-        rest = record["seconds"] - training
-        return training * job.steps * job.batch_size / examples + rest * asked / questions
+        training = record["train"]["seconds"] if job.trains else 0.0
+        seconds: float = (record["seconds"] - training) * asked / questions
+        if job.trains:
+            examples = record["steps"] * record["science"]["batch_size"]
+            seconds += training * job.steps * job.batch_size / examples
+        return seconds
 
     return median(map(scaled, alike)) if alike else None
