@@ -10,15 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
+from harness.files import acquire
 
 if TYPE_CHECKING:
     import torch
@@ -145,23 +144,16 @@ def lease(names: list[str], folder: Path | None = None) -> int:
     Waits while other processes hold all of them, and says so once. Raises BadInput if locks do not work here.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"hookbench-gpus-{os.getuid()}"
-    waiting = False
-    while True:
-        for place, name in sorted(enumerate(names), key=lambda item: item[1] not in _held):
-            held = _held.get(name) or FileLock(folder / f"{name}.lock")
-            try:
-                folder.mkdir(mode=0o700, exist_ok=True)
-                held.acquire(timeout=0)
-            except Timeout:
-                continue
-            except (OSError, NotImplementedError) as error:  # another user's folder, a dangling link, no file locks
-                what = f"no lock for the GPU ({getattr(error, 'strerror', None) or error})"
-                remedy = "Set TMPDIR to a local folder of your own, or share_gpu=true."
-                raise refuse("device", what, got=str(folder), remedy=remedy) from None
-            _held[name] = held
-            return place
-        if not waiting:
-            busy = "GPU" if len(names) == 1 else f"all {len(names)} GPUs"
-            print(f"{busy} in use by another job; waiting (share_gpu=true runs anyway)", file=sys.stderr, flush=True)
-        waiting = True
-        time.sleep(0.5)
+    locks = [_held.get(name) or FileLock(folder / f"{name}.lock") for name in names]
+    busy = "GPU" if len(names) == 1 else f"all {len(names)} GPUs"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        held_first = sorted(locks, key=lambda lock: not lock.is_locked)
+        lock = acquire(held_first, f"{busy} in use by another job; waiting (share_gpu=true runs anyway)")
+    except (OSError, NotImplementedError) as error:  # another user's folder, a dangling link, no file locks
+        what = f"no lock for the GPU ({reason_of(error)})"
+        remedy = "Set TMPDIR to a local folder of your own, or share_gpu=true."
+        raise refuse("device", what, got=str(folder), remedy=remedy) from None
+    place = locks.index(lock)
+    _held[names[place]] = lock
+    return place

@@ -16,6 +16,12 @@ def refuse(where: str, what: str, *, got: object = NOTHING, expected: str = "", 
     return BadInput(problem(where, what, got=got, expected=expected, remedy=remedy))
 
 
+def reason_of(error: BaseException) -> str:
+    """An error of the system or a library, for a message: its first line, or its class if it has no text."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text.strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def integer(where: str, value: Any, *, lo: int, hi: int | None = None, optional: bool = False) -> Any:
     """`value`, an int inside the bounds. Raises BadInput."""
     if value is None and optional:

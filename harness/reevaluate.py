@@ -1,6 +1,6 @@
-"""A finished run looked at again: from its adapter or its stored predictions, and what can be added to its record.
+"""Re-evaluates a finished run, from its adapter or its stored predictions.
 
-Nothing here changes what a run was: `write=true` replaces scores by today's scorer, or adds `platinum` or `repeat`.
+`write=true` updates the record: scores by today's scorer, or added `platinum` or `repeat`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FinishedRun:
         return split_questions(self.job, split)
 
     def stored(self, split: str, questions: list[Question]) -> list[Prediction]:
-        """Its predictions, one per question. Raises BadInput where they or the questions are not those recorded."""
+        """Its predictions, one per question. Raises BadInput if they or the questions differ from the record."""
         name = self.folder.name
         if questions_hash(questions) != self.scores(split)["questions_hash"]:
             raise refuse(name, "the questions are not those that were answered", remedy="Restore the data file.")
@@ -90,7 +90,7 @@ class FinishedRun:
 
 
 def open_run(run_id: str, runs_dir: str, split: str, *, device: str, limit: int | None = None) -> FinishedRun:
-    """A finished run by its id. Raises BadInput where it is not there, not finished, or not what it was."""
+    """A finished run by its id. Raises BadInput if it is missing, unfinished, or its inputs have changed."""
     base = under_root(runs_dir)
     folder, record = base / run_id, read_record(base / run_id)
     if record is not None and record["status"] != "done":

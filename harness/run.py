@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -37,13 +38,14 @@ from harness.training.metrics import DivergedError
 
 
 def run(job: Job, *, in_sweep: bool = False) -> Record:
-    """Does what is missing of one job and returns its record. Raises BadInput before anything is trained.
+    """Runs what is missing of one job and returns its record. Raises BadInput before anything is trained.
 
-    in_sweep: what fails before training (bad data, no memory for the model) leaves a record too, since the other jobs
-    continue; a single run leaves nothing behind then.
+    in_sweep: a failure before training (bad data, no memory for the model) is recorded too, since the other jobs
+    continue. A single run then leaves nothing behind.
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
+        os.environ.setdefault("RAYON_NUM_THREADS", str(job.threads))  # of tokenizers
     fingerprinter = Fingerprinter()
     if job.lr_chosen == "tuned":
         job = with_tuned_lr(job, fingerprinter)

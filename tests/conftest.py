@@ -194,7 +194,7 @@ def run_id_of(job: Job) -> str:
 
 
 def science_of(job: Job, *, typed: bool = False) -> dict[str, Any]:
-    return science(job, Fingerprinter().of(job, typed_only=typed), typed=typed)
+    return science(job, Fingerprinter().of(job), typed=typed)
 
 
 def data_of(job: Job, tokenizer: Any) -> Data:

@@ -7,7 +7,6 @@ python -m tools.drill    all, in half an hour; the dated outcome goes to docs/re
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 from harness.cli.arguments import parse
 from harness.files import write_text
+from harness.measure.provenance import provenance
 from harness.paths import ROOT
 from tools._shared import one_of
 
@@ -69,14 +69,6 @@ DRILLS = [
 ]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    drill: Drill
-    word: str  # held, FAILED, or not run if every test was skipped
-    seconds: float
-    last: str  # line of pytest's output
-
-
 @dataclass
 class Arguments:
     only: str = ""
@@ -86,44 +78,36 @@ def main(argv: list[str]) -> None:
     only = parse(Arguments, argv, __doc__ or "").only
     if only:
         one_of("only", only, (d.name for d in DRILLS))
-    rows = [perform(drill) for drill in DRILLS if only in ("", drill.name)]
+    outcomes = [perform(drill) for drill in DRILLS if only in ("", drill.name)]
     if not only:
-        write_text(PAGE, page(rows))
+        write_text(PAGE, "\n\n".join([header(), *outcomes]) + "\n")
         print(f"{PAGE.relative_to(ROOT)} written")
-    if any(row.word == "FAILED" for row in rows):
+    if any(": FAILED**" in outcome for outcome in outcomes):
         raise SystemExit(1)
 
 
-def perform(drill: Drill) -> Outcome:
+def perform(drill: Drill) -> str:
+    """Runs the drill's tests. Returns its part of the page: held, FAILED, or not run if every test was skipped."""
     print(f"{drill.name}: {drill.claim}", flush=True)
     start = time.perf_counter()
-    words = [sys.executable, *drill.words()]
-    process = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    lines = process.stdout.strip().splitlines()
+    process = subprocess.run([sys.executable, *drill.words()], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    last = process.stdout.strip().rpartition("\n")[2].strip("= ")  # pytest's summary
     if process.returncode:
         print(process.stdout, flush=True)
-    last = lines[-1].strip("= ") if lines else ""
     word = "FAILED" if process.returncode else "held" if " passed" in last else "not run"
-    return Outcome(drill, word, time.perf_counter() - start, last)
+    seconds, command = time.perf_counter() - start, f"python {' '.join(drill.words())}"
+    return f"**{drill.name}: {word}** ({seconds:.0f} s). {drill.claim}\n\n    {command}\n    {last}"
 
 
-def page(rows: list[Outcome]) -> str:
-    """docs/reliability.md for these outcomes, dated today."""
-    from harness.measure.provenance import provenance
-
+def header() -> str:
     place = provenance("cpu")
-    parts = [
-        "# Reliability",
-        "Long versions of the reliability tests, written by `make drill`; `make test` runs about a tenth of each.",
-        f"{time.strftime('%Y-%m-%d')}, commit {str(place['commit'])[:12]}{' with changes' if place['dirty'] else ''}, "
-        f"{place['device']}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"torch {place['versions']['torch']}.",
-    ]
-    for row in rows:
-        command = f"python {' '.join(row.drill.words())}"
-        parts.append(f"**{row.drill.name}: {row.word}** ({row.seconds:.0f} s). {row.drill.claim}")
-        parts.append(f"    {command}\n    {row.last}")
-    return "\n\n".join(parts) + "\n"
+    return (
+        "# Reliability\n\n"
+        "Long versions of the reliability tests, written by `make drill`; `make test` runs about a tenth of each.\n\n"
+        f"{time.strftime('%Y-%m-%d')}, commit {str(place['commit'])[:12]}"
+        f"{' with changes' if place['dirty'] else ''}, {place['device']}, {os.cpu_count()} cores, "
+        f"Python {place['python']}, torch {place['versions']['torch']}."
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.cli.arguments import parse
 from harness.files import write_text
 from harness.paths import ROOT
+from harness.records.ids import RESULTS_VERSION
+from tools._shared import job_of
 
 FILE = ROOT / "tests" / "records" / "golden.json"
 WORDS = ["benchmark=tiny", "variant=lora", "steps=30", "eval.limit=40", "device=cpu", "threads=1"]
@@ -26,9 +29,6 @@ class Arguments:
 
 
 def main(argv: list[str]) -> None:
-    from harness.cli.arguments import parse
-    from harness.records.ids import RESULTS_VERSION
-
     args = parse(Arguments, argv, __doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
         now = golden_run(Path(folder))
@@ -43,9 +43,6 @@ def main(argv: list[str]) -> None:
 def golden_run(folder: Path) -> dict[str, Any]:
     """Losses and rates of 30 steps, the batches' order and token ids, and the answers to 40 test questions."""
     from harness.cli.quiet import quiet
-    from harness.config.compose import compositions
-    from harness.config.schema import register
-    from harness.config.validate import job_from
     from harness.data.load import load_data
     from harness.evaluation.predictions import read_predictions
     from harness.hashing import sha256
@@ -54,9 +51,7 @@ def golden_run(folder: Path) -> dict[str, Any]:
     from harness.run import run
 
     quiet()
-    register()
-    (cfg,) = compositions([*WORDS, f"runs_dir={folder}", f"cache_dir={folder / 'cache'}"], multirun=False)
-    job = job_from(cfg)
+    job = job_of([*WORDS, f"runs_dir={folder}", f"cache_dir={folder / 'cache'}"])
     record = run(job)
     examples = load_data(job, load_tokenizer(job.model), Fingerprinter().of(job)).train
     place = folder / record["run_id"]

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from harness.config.job import Job
 from harness.device import gpu_count
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 from harness.paths import CONF
 
 LOCAL = (None, "local")  # addresses for which Ray starts on this machine
@@ -59,9 +59,8 @@ def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
     alone = any(j.device.startswith("cuda") and not j.share_gpu for j in jobs)
     if alone and gpus and not 1 <= processes <= gpus:
         what, expected = "more processes than GPUs", f"an integer >= 1 and <= {gpus}"
-        raise refuse(
-            "hydra.launcher.n_jobs", what, got=processes, expected=expected, remedy="share_gpu=true allows it."
-        )
+        remedy = "share_gpu=true allows it."
+        raise refuse("hydra.launcher.n_jobs", what, got=processes, expected=expected, remedy=remedy)
 
 
 def _check_ray(settings: dict[str, Any]) -> None:
@@ -92,8 +91,7 @@ def ray_nodes(address: str) -> list[dict[str, float]]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise refuse(where, f"no Ray cluster to use ({reason})", **got) from None
+        raise refuse(where, f"no Ray cluster to use ({reason_of(error)})", **got) from None
     try:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:

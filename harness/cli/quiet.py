@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 
 
 def quiet() -> None:
     """Call before anything is loaded; imports transformers."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at forks; see data/tokenize.py: all_cores
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
     huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once per layer and step
     transformers.logging.set_verbosity_error()

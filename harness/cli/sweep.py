@@ -1,4 +1,4 @@
-"""A sweep seen from its parent process: what each job would do, how long it takes, and how it ended.
+"""A sweep seen from its parent process: what each job would do, how long it would take, and how it ended.
 
 Reads only the run folders, so it works the same with every launcher: no job reports across process boundaries.
 """
@@ -154,21 +154,19 @@ def estimate(job: Job, finished: list[Record]) -> float | None:
 
     Prefers runs of the same variant, then runs on the same kind of device.
     """
-    setting = (job.benchmark, job.model.name, job.quantization)
-    alike = [r for r in finished if (r["benchmark"], r["model"], r["quantization"]) == setting]
-    alike = [r for r in alike if (r["steps"] > 0) == job.trains]
+    setting, here = (job.benchmark, job.model.name, job.quantization, job.trains), device_name(job.device)
+    alike = [r for r in finished if (r["benchmark"], r["model"], r["quantization"], r["steps"] > 0) == setting]
     alike = [r for r in alike if r["variant"] == job.variant] or alike
-    here = device_name(job.device)
     alike = [r for r in alike if r["provenance"].get("device") == here] or alike
-    if not alike:
-        return None
-    example = 0.0
-    if job.trains:
-        example = median(r["train"]["seconds"] / (r["steps"] * r["science"]["batch_size"]) for r in alike)
-    questions = [r["test"]["total"] + r["valid"]["total"] for r in alike]
-    others = [r["seconds"] - (r["train"]["seconds"] if r["steps"] else 0.0) for r in alike]
-    question = median(seconds / n for seconds, n in zip(others, questions, strict=True))
-    answered = median(questions)
-    if job.eval_limit is not None:
-        answered = min(answered, 2 * job.eval_limit)
-    return example * job.steps * job.batch_size + question * answered
+
+    def scaled(record: Record) -> float:
+        questions = record["test"]["total"] + record["valid"]["total"]
+        asked = questions if job.eval_limit is None else min(questions, 2 * job.eval_limit)
+        training = record["train"]["seconds"] if job.trains else 0.0
+        seconds: float = (record["seconds"] - training) * asked / questions
+        if job.trains:
+            examples = record["steps"] * record["science"]["batch_size"]
+            seconds += training * job.steps * job.batch_size / examples
+        return seconds
+
+    return median(map(scaled, alike)) if alike else None

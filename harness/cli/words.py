@@ -1,4 +1,4 @@
-"""The words of a command line, made readable for Hydra or refused in one line before Hydra sees them."""
+"""Command-line words: quoted where Hydra's grammar needs it, refused in one line where they look like a slip."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ANOTHER = r"\s[\w.]+="  # begins a second override
 def for_hydra(argv: list[str]) -> list[str]:
     """`argv` with -m first, `~` as the home folder, and values quoted that Hydra's grammar cannot read (`it's`, `a=b`).
 
-    Behind -m in the middle Hydra reads no override, and it knows neither `~` nor such values; quoted, they mean what
-    was typed.
+    Hydra reads no override after a -m in the middle, and knows neither `~` nor such values. Quoted, they mean what was
+    typed.
     """
     multirun = [word for word in argv if word in ("-m", "--multirun")]
     return multirun[:1] + [_quoted(word) for word in argv if word not in multirun]
@@ -40,7 +40,7 @@ def _quoted(word: str) -> str:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """Hydra's own options and overrides. Raises BadInput for what Hydra would read differently, or not at all."""
+    """Hydra's own options and overrides. Raises BadInput for words that Hydra would misread or ignore."""
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
@@ -73,7 +73,7 @@ def _check_option(word: str, argv: list[str]) -> None:
 
 
 def _check_override(word: str, words: list[str]) -> None:
-    """Raises BadInput for slips around `=` and commas that the shell or a habit brings in."""
+    """Raises BadInput for slips around `=` and commas, of the shell or of habit."""
     key, equals, value = word.partition("=")
     if re.match(r"[^\"']*" + ANOTHER, value):
         raise refuse("command line", "two overrides in one word", got=word, remedy="Leave the quotes out.")

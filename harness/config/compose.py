@@ -26,6 +26,7 @@ from harness.errors import refuse
 from harness.paths import CONF
 
 MOST = 100_000  # values of one key in a sweep
+ADD_M = "Add -m for a sweep."
 
 
 def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig]:
@@ -41,11 +42,13 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
             parser = OverridesParser.create(config_loader=loader)
             parsed = parser.parse_overrides(overrides)
             if not multirun and (swept := [o for o in parsed if o.is_sweep_override()]):
-                raise _add_m(str(swept[0].key_or_group), "several values", swept[0])
+                where, got = str(swept[0].key_or_group), _text(swept[0])
+                raise refuse(where, "several values", got=got, expected="one value", remedy=ADD_M)
             for o in parsed:
                 _check_option(o, loader)
-            # Hydra takes its own settings from what is not swept; a swept variant decides which keys `variant.` has.
-            lines = [_line(o, _values(o)[0]) for o in parsed if not o.is_sweep_override() or _is_variant(o)]
+            # Hydra's own settings come from unswept overrides; the first swept variant decides the keys of `variant.`.
+            decisive = [o for o in parsed if not o.is_sweep_override() or o.key_or_group == "variant"]
+            lines = [_line(o, _values(o)[0]) for o in decisive]
             first, hydra = _composed(lines)
             params = _checked_sweep(hydra, parsed, multirun=multirun)
             if params is None:
@@ -71,10 +74,6 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
         raise SystemExit(one_line(error, lines)) from None
 
 
-def _is_variant(override: Any) -> bool:
-    return bool(override.key_or_group == "variant")
-
-
 def _composed(lines: list[str]) -> tuple[DictConfig, DictConfig]:
     """The config of these overrides, and Hydra's own part of it."""
     cfg = compose("config", overrides=lines, return_hydra_config=True)
@@ -96,10 +95,10 @@ def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> l
         raise refuse("hydra.searchpath", "configs come from conf/ alone", got=path, remedy="Put the files there.")
     params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
     if not multirun:
+        if params and (experiments := [o for o in parsed if o.key_or_group == "experiment"]):
+            raise refuse("experiment", f"sweeps {', '.join(params)}", got=_text(experiments[0]), remedy=ADD_M)
         if params:
-            from_file = [o for o in parsed if o.key_or_group == "experiment"]
-            where = "experiment" if from_file else "hydra.sweeper.params"
-            raise _add_m(where, f"sweeps {', '.join(params)}", *from_file)
+            raise refuse("hydra.sweeper.params", f"sweeps {', '.join(params)}", remedy=ADD_M)
         return []
     if not str(hydra.sweeper._target_).endswith(".BasicSweeper"):
         return None
@@ -116,11 +115,6 @@ def _check_option(override: Any, loader: Any) -> None:
     values = (_values(override) if override.is_sweep_override() else [_text(override)]) if options else []
     for number in filter(re.compile(r"[\d.]+").fullmatch, values):
         raise MissingConfigException("", f"{override.key_or_group}/{number}", options)
-
-
-def _add_m(where: str, what: str, *overrides: Any) -> SystemExit:
-    got = {"got": _text(overrides[0])} if overrides else {}
-    return refuse(where, what, **got, expected="one value" if "several" in what else "", remedy="Add -m for a sweep.")
 
 
 def _values(override: Any) -> list[str]:

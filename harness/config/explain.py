@@ -55,17 +55,14 @@ def one_line(error: Exception, overrides: list[str]) -> str:
 
 
 def near(word: str, known: list[str]) -> str:
-    """The one of `known` that was probably meant, or "": other case, same last part, a beginning, a slip."""
+    """The one of `known` that was probably meant, or "": the same last part, a beginning, a slip; case is ignored."""
     parent, _, last = word.lower().rpartition(".")
-    lasts = {k.rpartition(".")[2].lower(): k for k in reversed(known)}
-    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
-    starts = [k for k in known if last and k.startswith(word.lower())]
-    exact = [k for k in known if k.lower() == word.lower()] or [lasts[n] for n in (last,) if n in lasts]
-    for names in (beside, lasts):
-        if not exact and len(starts) != 1:
-            alike = difflib.get_close_matches(last, list(names))
-            exact = [names[n] for n in sorted(alike, key=lambda n: sorted(n) != sorted(last))]  # letters swapped first
-    return next(iter([*exact, *starts[:1]]), "")
+    keys = {k.rpartition(".")[2].lower(): k for k in reversed(known)}  # last part → key
+    keys |= {k.rpartition(".")[2].lower(): k for k in known if k.rpartition(".")[0].lower() == parent}
+    starts = [n for n in keys if last and n.startswith(last)]
+    slips = sorted(difflib.get_close_matches(last, keys), key=lambda n: sorted(n) != sorted(last))  # swaps first
+    meant = [n for n in (last,) if n in keys] or (starts if len(starts) == 1 else [*slips, *starts])
+    return keys[meant[0]] if meant else ""
 
 
 def did_you_mean(option: str) -> str:

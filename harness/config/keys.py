@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.schema import Schema
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 
 LARGEST = 100_000  # bytes of a stored config; usual are 3,000
 
@@ -50,9 +50,8 @@ def read_stored(path: Path) -> DictConfig:
         known = _known(plain, Schema) | {"tracking": {"name": "none"}}
         return DictConfig(OmegaConf.merge(OmegaConf.structured(Schema), known))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        expected = "the file that the run wrote"
-        raise refuse(str(path), f"not a run's config ({reason})", expected=expected, remedy="Restore it.") from None
+        what, expected = f"not a run's config ({reason_of(error)})", "the file that the run wrote"
+        raise refuse(str(path), what, expected=expected, remedy="Restore it.") from None
 
 
 def _known(saved: dict[Any, Any], schema: type) -> dict[str, Any]:

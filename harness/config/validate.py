@@ -44,7 +44,7 @@ def job_from(cfg: DictConfig) -> Job:
     lr, chosen = _learning_rate(c, variant, trained)
     steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
     batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
-    _names(c)
+    _check_names(c)
     if c["model"]["dtype"] not in ad.DTYPES:
         raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(ad.DTYPES)}")
     eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
@@ -131,21 +131,15 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
         return None, "default"
     if c["lr"] == "tuned":
         return math.nan, "tuned"  # records/tuning.py chooses it once all other settings are known
-    if c["lr"] is not None:
-        return _scaled("lr", number("lr", c["lr"], above=0), scale), "given"
-    if "lr" not in defaults:
+    if c["lr"] is None and "lr" not in defaults:
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
-    return _scaled(
-        f"variant {variant}: lr", number(f"variant {variant}: lr", defaults["lr"], above=0), scale
-    ), "default"
-
-
-def _scaled(where: str, lr: float, scale: float) -> float:
-    """lr · scale, rounded to 12 digits so that 0.01 · 0.3 is 0.003."""
-    if scale == 1:
-        return lr
-    return float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")
+    is_given = c["lr"] is not None
+    where, value = ("lr", c["lr"]) if is_given else (f"variant {variant}: lr", defaults["lr"])
+    lr = number(where, value, above=0)
+    if scale != 1:
+        lr = float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")  # 0.01 · 0.3 is 0.003
+    return lr, "given" if is_given else "default"
 
 
 def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
@@ -167,14 +161,13 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _names(c: dict[str, Any]) -> None:
+def _check_names(c: dict[str, Any]) -> None:
     """Names enter run ids and select code, so each must match a file in conf/."""
     for group in ("benchmark", "model", "quantization", "tracking"):
         options, name = sorted(p.stem for p in (CONF / group).glob("*.yaml")), c[group]["name"]
         if name not in options:
-            raise refuse(
-                f"{group}.name", f"no such file in conf/{group}", got=name, expected=f"one of {', '.join(options)}"
-            )
+            what, expected = f"no such file in conf/{group}", f"one of {', '.join(options)}"
+            raise refuse(f"{group}.name", what, got=name, expected=expected)
 
 
 def _prompt(template: str) -> str:

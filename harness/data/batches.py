@@ -1,4 +1,4 @@
-"""Batches: which examples a step sees, and their tensors."""
+"""Batches: which examples a step sees, and as which tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from itertools import islice
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from harness.config.job import Job
 from harness.data.token_cache import lengths_of
@@ -55,11 +57,9 @@ def calibration_batches(examples: Sequence[Example], job: Job, pad: int) -> list
     chosen = random.Random("calibration").sample(examples, min(job.calibration_examples, len(examples)))
     batches = []
     for k in range(0, len(chosen), job.batch_size):
-        part = chosen[k : k + job.batch_size]
-        width = max(len(e.ids) for e in part)
-        ids = torch.tensor([[*e.ids, *[pad] * (width - len(e.ids))] for e in part], device=job.device)
-        mask = torch.tensor([[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in part], device=job.device)
-        batches.append({"input_ids": ids, "attention_mask": mask})
+        ids = [e.ids for e in chosen[k : k + job.batch_size]]
+        inputs = {"input_ids": _padded(ids, pad), "attention_mask": _padded([[1] * len(i) for i in ids], 0)}
+        batches.append({name: t.to(job.device) for name, t in inputs.items()})
     return batches
 
 
@@ -74,15 +74,18 @@ def collate(examples: list[Example], pad: int, device: str) -> tuple[Tensor, Ten
     On an accelerator T is a multiple of STEP: kernels are chosen, and memory is kept, for a dozen widths and not for
     hundreds. Right padding changes no label and no loss.
     """
-    width = max(len(e.ids) for e in examples)
+    ids = _padded([e.ids for e in examples], pad)
     if device != "cpu":
-        width = -(-width // STEP) * STEP
-    ids = torch.full((len(examples), width), pad)
+        ids = F.pad(ids, (0, -ids.shape[1] % STEP), value=pad)
     labels = []
-    for row, e in enumerate(examples):
-        ids[row, : len(e.ids)] = torch.tensor(e.ids)
-        labels.append(torch.arange(row * width + e.prompt, row * width + len(e.ids)))
+    for start, e in zip(range(0, ids.numel(), ids.shape[1]), examples, strict=True):
+        labels.append(torch.arange(start + e.prompt, start + len(e.ids)))
     return _to(ids, device), _to(torch.cat(labels), device)
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(B, T), padded on the right."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def order_hash(examples: Sequence[Example], job: Job) -> str:
@@ -91,7 +94,7 @@ def order_hash(examples: Sequence[Example], job: Job) -> str:
 
 
 def longest_batch(examples: Sequence[Example], size: int, pad: int, device: str) -> tuple[Tensor, Tensor]:
-    """The `size` longest examples, collated: the most expensive batch there is."""
+    """The `size` longest examples, collated: the most expensive batch possible."""
     order = (-lengths_of(examples)).argsort(kind="stable")[:size]
     return collate([examples[n] for n in order.tolist()], pad, device)
 

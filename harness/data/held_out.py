@@ -1,4 +1,4 @@
-"""Held-out questions: which are kept for validation, and how training rows that come from them are recognised."""
+"""Held-out questions: which ones validate, and how training rows that come from them are recognised."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def _words(text: str) -> str:
 
 
 def remove_held_out(rows: Iterable[tuple[int, Row]], held_out: HeldOut, counts: Counts) -> Iterator[tuple[int, Row]]:
-    """Numbered training rows that are no held-out question and, by `original_question`, come from none; counts them.
+    """Numbered training rows that neither are a held-out question nor, by `original_question`, come from one.
 
-    At the end, also the validation questions that no row came from: all of them where a column is the wrong one.
+    Counts rows by their fate and, at the end, validation questions without a row (all, if a column is mapped wrongly).
     """
     unmatched = set(held_out.valid)
     for number, row in rows:

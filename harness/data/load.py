@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from harness.config.job import Job
@@ -14,10 +13,9 @@ from harness.data.token_cache import Counts
 from harness.data.tokenize import Example
 from harness.data.training_set import COUNTED, keep, training_set
 from harness.inputs.fingerprints import Fingerprints
-from harness.inputs.rows import Question, read_questions, stream_rows
+from harness.inputs.rows import Question, read_questions
 
 log = logging.getLogger("harness")
-FIRST = 100  # training rows that are looked at first
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,11 @@ class Data:
 
 
 def load_data(job: Job, tokenizer: Any, prints: Fingerprints) -> Data:
-    """Everything a run reads, and one line about it. Raises BadInput for a file that is missing, empty or broken.
+    """All data of a run; prints one line about it. Raises BadInput for a missing, empty or broken file.
 
     Successive jobs of a process share what they have in common.
     """
     questions, test = _questions(job, "data.questions", prints), _questions(job, "data.test", prints)
-    if job.trains:  # a wrong file or column is named before anything is computed from the others
-        for _ in islice(stream_rows(job.train_source, "data.train", needed=("query", "response")), FIRST):
-            pass
     valid, held_out = hold_out(questions, test, job.valid_size)
     train: Sequence[Example] = []
     counts = dict.fromkeys(COUNTED, 0)
@@ -65,7 +60,7 @@ _said: set[str] = set()
 
 
 def _say(counts: Counts, *, trains: bool) -> None:
-    """One line on what was read, and warnings on what could not be checked; once per process."""
+    """One line about the data, and warnings about checks that were impossible; once per process."""
     n = {name: f"{count:,}" for name, count in counts.items()}
     line = f"data: {n['valid']} validation and {n['test']} test questions"
     if counts["valid_in_test"]:

@@ -1,26 +1,14 @@
-"""Training texts as token ids: the prompt a prefix of the text, EOS at its end, special tokens only by the template."""
+"""Training texts as token ids: the prompt is a prefix, EOS the last token; special tokens only from the template."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import refuse
 from harness.inputs.rows import Row
-
-_FORKED = False
-
-
-def _after_fork() -> None:
-    global _FORKED
-    _FORKED = True
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True)
@@ -102,21 +90,3 @@ def _appended(tokenizer: Any) -> int:
 def special_tokens(tokenizer: Any) -> list[str]:
     """Texts that the tokenizer reads as control tokens, longest first."""
     return sorted({t.content for t in tokenizer.added_tokens_decoder.values() if t.special}, key=lambda t: (-len(t), t))
-
-
-@contextmanager
-def all_cores(threads: int | None) -> Iterator[None]:
-    """Lets the tokenizer work on `threads` cores (None: all) inside the block.
-
-    Outside of it harness/cli/quiet.py keeps it on one: a process forked after its threads have started would wait for
-    them for ever, so tokenizers warns at every fork unless it is told. For the same reason a forked process stays on
-    one core here. The number of threads is that of a process's first use.
-    """
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    if threads is not None:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    os.environ["TOKENIZERS_PARALLELISM"] = "false" if _FORKED or threads == 1 else "true"
-    try:
-        yield
-    finally:
-        os.environ["TOKENIZERS_PARALLELISM"] = before if before is not None else "false"

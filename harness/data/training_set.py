@@ -1,23 +1,26 @@
-"""The training set: rows read as a stream, cleared of held-out questions, tokenised by chunks, and kept."""
+"""The training set: a stream of rows without held-out questions, tokenised in chunks and cached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.config.job import Job
 from harness.data.held_out import HeldOut, remove_held_out
-from harness.data.token_cache import Counts, Examples, Writer, cached, key_of
-from harness.data.tokenize import all_cores, tokenize
+from harness.data.token_cache import Counts, Examples, key_of, read_examples, write_examples
+from harness.data.tokenize import Example, tokenize
 from harness.errors import refuse
+from harness.files import cached_folder
 from harness.inputs.fingerprints import Fingerprint, has_changed
-from harness.inputs.rows import Row, stream_rows
+from harness.inputs.rows import stream_rows
 
 T = TypeVar("T")
-KEPT = 8  # data sets and question lists that a process keeps at hand
+WHERE = "data.train"
+KEPT = 8  # data sets and question lists that a process keeps in memory
 CHUNK = 1024  # rows tokenised at a time
-UNFIT = 0.01  # share of rows that may be left out since their tokens do not fit; above it, the prompt is to blame
+UNFIT = 0.01  # share of rows that may be dropped because their tokens do not fit; above it, the prompt is at fault
 COUNTED = (
     "train_rows",
     "removed_for_validation",
@@ -33,29 +36,24 @@ COUNTED = (
 
 def training_set(job: Job, tokenizer: Any, held_out: HeldOut, fingerprint: Fingerprint) -> tuple[Examples, Counts]:
     """Tokenised training rows: from this process, from the disk cache, or built and kept in both."""
-    source, where = job.train_source, "data.train"
     hidden = {"valid": sorted(held_out.valid), "test": sorted(held_out.test)}
     settings = {"held_out": hidden, "prompt": job.prompt, "max_length": job.max_length}
     key = key_of(tokenizer, rows=fingerprint.content, **settings)
 
-    def build(writer: Writer) -> Counts:
-        counts = fill(writer, stream_rows(source, where, needed=("query", "response")), held_out, job, tokenizer)
-        if has_changed(source, fingerprint, where):  # or the cache would keep other rows under this key for ever
-            place = source.path or source.hub
-            raise refuse(where, "changed while it was read", got=place, remedy="Run the same command again.")
-        return counts
+    def fill(folder: Path) -> None:
+        counts = dict.fromkeys(COUNTED, 0)
+        write_examples(folder, _examples(job, tokenizer, held_out, counts), counts)
+        if has_changed(job.train_source, fingerprint, WHERE):  # or other rows would be cached under this key
+            got = job.train_source.path
+            raise refuse(WHERE, "changed while it was read", got=got, remedy="Run the same command again.")
 
-    def load() -> tuple[Examples, Counts]:
-        with all_cores(job.threads):
-            return cached(job.cache_dir / "tokens", key, build)
-
-    return keep(key, load)
+    return keep(key, lambda: read_examples(cached_folder(job.cache_dir / "tokens", key, fill)))
 
 
-def fill(writer: Writer, rows: Iterable[tuple[int, Row]], held_out: HeldOut, job: Job, tokenizer: Any) -> Counts:
-    """Writes the rows that are trained on, by chunks. Raises BadInput where none is left or the prompt is unfit."""
-    counts, first_unfit = dict.fromkeys(COUNTED, 0), 0
-    clean = remove_held_out(rows, held_out, counts)
+def _examples(job: Job, tokenizer: Any, held_out: HeldOut, counts: Counts) -> Iterator[Example]:
+    """The rows that are trained on, counted. Raises BadInput where none is left or the prompt is unfit."""
+    source, first_unfit = job.train_source, 0
+    clean = remove_held_out(stream_rows(source, WHERE, needed=("query", "response")), held_out, counts)
     while chunk := list(islice(clean, CHUNK)):
         for (number, _), example in zip(chunk, tokenize([r for _, r in chunk], job.prompt, tokenizer), strict=True):
             if example is None:
@@ -65,20 +63,19 @@ def fill(writer: Writer, rows: Iterable[tuple[int, Row]], held_out: HeldOut, job
                 counts["over_long"] += 1
             else:
                 counts["train_examples"] += 1
-                writer.add(example)
-        # A few odd rows (a question that ends in a space, say) are no reason to refuse 395,000; they are left out and
-        # counted like over-long ones. Many are the template's fault, which shows in the first chunk.
+                yield example
+        # A few unfit rows (a question that ends in a space, say) are dropped and counted, like over-long ones. Many
+        # mean an unfit template, which shows in the first chunk.
         seen = counts["train_rows"] - counts["removed_for_validation"] - counts["removed_for_test"]
         if counts["unfit"] > UNFIT * seen:
-            place = f"{job.train_source.path or job.train_source.hub}:{first_unfit}"
+            place = f"{source.path or source.hub}:{first_unfit}"
             what = "the prompt does not tokenize to a prefix of prompt + response, or EOS merges with the preceding "
             what += f"text, in {counts['unfit']} of {seen} rows (first {place})"
             remedy = "End it so that a response after a space begins a new token, as after a colon."
             raise refuse("benchmark.prompt", what, got=job.prompt, remedy=remedy)
     if counts["train_examples"] == 0:
         what = "no example left after removing held-out questions and over-long rows"
-        raise refuse("data.train", what, got=counts, remedy="Give other rows, or raise benchmark.max_length.")
-    return counts
+        raise refuse(WHERE, what, got=counts, remedy="Give other rows, or raise benchmark.max_length.")
 
 
 _kept: dict[str, Any] = {}

@@ -18,7 +18,7 @@ import adapters as ad
 from harness.evaluation.kv_cache import KeyValueCache, additive, takes_additive_mask
 
 CHECK_EVERY = 8  # tokens of a row between looks at its text: decoding at every one would cost more than it saves
-PREFILL = 512  # tokens of a prefill on a CPU: with more, activations leave its caches (elementwise work then takes 4×)
+PREFILL = 1024  # tokens of a prefill on a CPU, whose caches hold their activations; of 5,000, elementwise work takes 4×
 REFILL = 0.75  # share of busy rows below which waiting prompts are let in: a prefill for one row wastes a batch
 
 
@@ -176,7 +176,7 @@ def generate(
     """
     waiting = [Row(n, p) for n, p in enumerate(prompts)]
     done: dict[int, Row] = {}
-    # 8-bit rows depend on their batch, so that only whole batches are prefilled; a GPU has no use for small ones.
+    # In 8-bit a row depends on its batch, which must stay whole; a GPU gains nothing from small prefills.
     prefill = PREFILL if compact and device == "cpu" else None
     batch = Batch(model, device, pad, min(batch_size, len(prompts)), prefill)
     with ad.frozen(model):

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from adapters import DTYPES, forbid_cpu_packing
 from harness.config.job import Job
 from harness.config.schema import Model
 from harness.device import choose_attention
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
+from harness.files import cached_folder
 from harness.hashing import file_sha256
 from harness.inputs.model_files import WEIGHTS, folder_of, local_folder, stored_quantization
 
-DIGESTS = "sha256.json"  # of an unpacked GGUF model's files
 _loaded: dict[str, tuple[Any, Any]] = {}
 
 
@@ -39,7 +34,7 @@ def loaded(job: Job) -> tuple[Any, Any]:
 
 
 def forget_models() -> None:
-    """Frees their memory, but for models that an exception's traceback still holds: those go with the next call."""
+    """Frees their memory, except of models that an exception's traceback still holds; the next call frees those."""
     _loaded.clear()
     gc.collect()
     if torch.cuda.is_initialized():
@@ -87,7 +82,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
     for file in sorted(folder.glob(WEIGHTS)):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, it is no dict
+            for name in tensors.keys():  # noqa: SIM118, not a dict
                 yield name, tensors.get_tensor(name)
 
 
@@ -109,7 +104,7 @@ def quantization_config(job: Job) -> Any:
 
 
 def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
-    """A tokenizer, or (with `dtype` among the options) a model of which every tensor came from the file."""
+    """A tokenizer, or (with `dtype` among the options) a model whose tensors all come from the file."""
     folder, is_model = folder_of(spec), "dtype" in options
     if spec.gguf_file is not None:
         options = options | {"gguf_file": spec.gguf_file}
@@ -125,9 +120,8 @@ def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
         if "trust_remote_code" in str(error):
             what, expected = "it needs code of its own, which is never run", "an architecture that transformers has"
             raise refuse("model.id", what, got=spec.id, expected=expected) from None
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         remedy = "Give another model, or restore the folder: model.id=<hub id or folder>."
-        raise refuse("model.id", f"cannot load ({reason})", got=spec.id, remedy=remedy) from None
+        raise refuse("model.id", f"cannot load ({reason_of(error)})", got=spec.id, remedy=remedy) from None
     if not is_model:
         return loaded
     model, info = loaded
@@ -138,7 +132,7 @@ def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
 
 
 def _refuse_incomplete(info: dict[str, Any], spec: Model) -> None:
-    """transformers only warns, and fills what is missing with random numbers; tied weights are not missing."""
+    """transformers only warns, and fills missing tensors with random numbers. Tied weights do not count as missing."""
     kinds = {"missing": "missing", "mismatched": "of another shape", "unexpected": "not in this architecture"}
     for kind, what in kinds.items():
         if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{kind}_keys"]):
@@ -156,32 +150,11 @@ def _unpacked(spec: Model, cache: Path) -> Model:
         return spec
     from transformers import AutoModelForCausalLM
 
-    key = file_sha256(folder_of(spec) / spec.gguf_file)[:16]
-    place = cache / f"{key}-{spec.dtype}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{place.name}.lock"):  # one process unpacks, the others wait
-        if place.exists() and not _is_whole(place):
-            print(f"{place}: damaged; unpacking {spec.gguf_file} again", file=sys.stderr, flush=True)
-            shutil.rmtree(place)
-        if not place.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                dense = _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]})
-                part = Path(scratch) / "model"
-                dense.save_pretrained(part)
-                (part / DIGESTS).write_text(json.dumps(_digests(part)))
-                part.rename(place)
-    return dataclasses.replace(spec, id=str(place), gguf_file=None)
+    def unpack(folder: Path) -> None:
+        _from_pretrained(AutoModelForCausalLM, spec, {"dtype": DTYPES[spec.dtype]}).save_pretrained(folder)
 
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / DIGESTS).read_text()) == _digests(folder))
-    except (OSError, ValueError):
-        return False
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {f.name: file_sha256(f) for f in sorted(folder.iterdir()) if f.name != DIGESTS}
+    key = f"{file_sha256(folder_of(spec) / spec.gguf_file)[:16]}-{spec.dtype}"
+    return dataclasses.replace(spec, id=str(cached_folder(cache, key, unpack)), gguf_file=None)
 
 
 @contextmanager

@@ -1,22 +1,21 @@
-"""Identity of a model or data set wherever it lies: the hash of its files, or the hub's commit."""
+"""Identity of a model or data set, whatever its path: the hash of its files, or the hub's commit."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 from harness.config.job import Job
 from harness.config.schema import Model, Source
 from harness.errors import refuse
-from harness.files import write_text
+from harness.files import cached_folder
 from harness.hashing import file_sha256, sha256
 from harness.inputs.hub import commit_of
 from harness.inputs.model_files import check_files, check_indices, files_read, local_folder, place_of
-from harness.inputs.rows import local_file
+from harness.inputs.rows import local_file, read_generated
 from harness.paths import ROOT
 
 PLATINUM = "data.platinum"  # place in the config of the corrected references
@@ -24,14 +23,15 @@ PLATINUM = "data.platinum"  # place in the config of the corrected references
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """content: hash of the files, or the hub's id at its commit. typed: the same with the hub's revision as typed."""
+    """typed: hash of the files, or the hub's id at the revision as typed. content: the same, but at its commit."""
 
-    content: str
     typed: str
+    resolve: Callable[[], str] | None = field(default=None, compare=False)  # asks the hub
 
-    @classmethod
-    def local(cls, digest: str) -> Fingerprint:
-        return cls(digest, digest)
+    @cached_property
+    def content(self) -> str:
+        """Raises BadInput where the hub's commit cannot be known."""
+        return self.resolve() if self.resolve is not None else self.typed
 
 
 Fingerprints = dict[str, Fingerprint]  # by place in the config: model, data.train, data.questions, data.test, …
@@ -41,24 +41,19 @@ class Fingerprinter:
     """Fingerprints of models and data sets, each computed once: one of these serves a run, or all jobs of a sweep."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bool], Fingerprint] = {}
+        self._known: dict[str, Fingerprint] = {}
 
-    def of(self, job: Job, *, typed_only: bool = False) -> Fingerprints:
-        """Of everything that a job reads. Raises BadInput for what is not there.
-
-        typed_only: does not ask the hub which commit a revision names; `content` is then worth nothing.
-        """
-        commit = not typed_only
-        prints = {"model": self._once(job.model, commit, partial(model_fingerprint, job.model, commit))}
-        sources = job.sources | ({PLATINUM: job.platinum} if job.platinum.is_set else {})
-        for where, source in sources.items():
-            compute = partial(source_fingerprint, source, job.cache_dir, where, commit)
-            prints[where] = self._once(source, commit, compute)
+    def of(self, job: Job) -> Fingerprints:
+        """Fingerprints of all inputs of a job, by place. Raises BadInput for a missing one."""
+        prints = {"model": self._once(job.model, partial(model_fingerprint, job.model))}
+        for where, source in (job.sources | ({PLATINUM: job.platinum} if job.platinum.is_set else {})).items():
+            prints[where] = self._once(source, partial(source_fingerprint, source, job.cache_dir, where))
         return prints
 
-    def _once(self, what: Model | Source, commit: bool, compute: Callable[[], Fingerprint]) -> Fingerprint:
-        known = self._known.get((repr(what), True)) or self._known.get((repr(what), commit))
-        return known or self._known.setdefault((repr(what), commit), compute())
+    def _once(self, what: Model | Source, compute: Callable[[], Fingerprint]) -> Fingerprint:
+        if repr(what) not in self._known:
+            self._known[repr(what)] = compute()
+        return self._known[repr(what)]
 
 
 def hub_commits(job: Job) -> dict[str, str]:
@@ -80,30 +75,35 @@ def at_commits(job: Job, commits: dict[str, str]) -> Job:
     return dataclasses.replace(job, model=model, **at)
 
 
-def source_fingerprint(source: Source, cache_dir: Path, where: str, commit: bool = True) -> Fingerprint:
+def source_fingerprint(source: Source, cache_dir: Path, where: str) -> Fingerprint:
     """Of a data set: a file's contents, or a hub data set, and the columns that are read from it.
 
     The default of `stratum` does not count: earlier configs do not name it, and their runs are still the same.
     """
     columns = sha256({ours: name for ours, name in source.columns.items() if not ours == name == "stratum"})[:8]
-    if source.path is None:
-        if source.hub is None:
-            raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
-        at = commit_of("dataset", source.hub, source.revision, where) if commit else source.revision
-        place = f"hub:{source.hub}/{source.subset}/{source.split}@"
-        return Fingerprint(f"{place}{at} columns:{columns}", f"{place}{source.revision} columns:{columns}")
-    if source.path.startswith("generated:"):
-        digest = _generated_sha256(source.path, cache_dir, where)
-    else:
-        digest = file_sha256(local_file(source.path, where))
-    return Fingerprint.local(f"sha256:{digest} columns:{columns}")
+    hub = source.hub
+    if source.path is not None:
+        is_generated = source.path.startswith("generated:")
+        digest = _generated_sha256(source.path, cache_dir, where) if is_generated else _file_sha256(source.path, where)
+        return Fingerprint(f"sha256:{digest} columns:{columns}")
+    if hub is None:
+        raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
+
+    def at(revision: str | None) -> str:
+        return f"hub:{hub}/{source.subset}/{source.split}@{revision} columns:{columns}"
+
+    return Fingerprint(at(source.revision), lambda: at(commit_of("dataset", hub, source.revision, where)))
+
+
+def _file_sha256(path: str, where: str) -> str:
+    return file_sha256(local_file(path, where))
 
 
 def has_changed(source: Source, fingerprint: Fingerprint, where: str) -> bool:
-    """Whether a local file has changed since its fingerprint was taken; read again only where its time differs."""
+    """Whether a local file has changed since its fingerprint was taken; reads it again only if its time differs."""
     if source.path is None or source.path.startswith("generated:"):
         return False
-    return file_sha256(local_file(source.path, where)) not in fingerprint.content
+    return _file_sha256(source.path, where) not in fingerprint.content
 
 
 def text_fingerprint(source: str) -> str:
@@ -116,28 +116,23 @@ def text_fingerprint(source: str) -> str:
 
 
 def _generated_sha256(path: str, cache_dir: Path, where: str) -> str:
-    """Hash of the generated rows; kept by the generator's own source, since generating them takes a second."""
-    sources = sorted((ROOT / "harness" / "tiny").glob("*.py"))
-    key = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:16]
-    file = cache_dir / "generated" / f"{path.removeprefix('generated:')}-{key}"
-    stored = file.read_text(errors="replace") if file.exists() else ""
-    digest, _, check = stored.partition(" ")
-    if check != sha256(digest):  # absent, damaged, or written without a checksum
-        from harness.inputs.rows import read_generated
+    """Hash of the generated rows; cached by the generator's source, since generating them takes seconds."""
+    split, generator = path.removeprefix("generated:"), sorted((ROOT / "harness" / "tiny").glob("*.py"))
+    key = sha256([split, *map(file_sha256, generator)])[:16]
 
-        digest = sha256(read_generated(path.removeprefix("generated:"), where))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, f"{digest} {sha256(digest)}")
-    return digest
+    def fill(folder: Path) -> None:
+        (folder / "sha256").write_text(sha256(read_generated(split, where)))
+
+    return (cached_folder(cache_dir / "generated", key, fill) / "sha256").read_text()
 
 
-def model_fingerprint(spec: Model, commit: bool = True) -> Fingerprint:
+def model_fingerprint(spec: Model) -> Fingerprint:
     """Of a model: every file of a folder that loading reads, by name and contents, or a hub repository at a commit."""
     folder = local_folder(spec)
-    if folder is None:
-        place = f"hub:{place_of(spec)}{f'/{spec.gguf_file}' if spec.gguf_file else ''}@"
-        at = commit_of("model", place_of(spec), spec.revision, "model") if commit else spec.revision
-        return Fingerprint(f"{place}{at}", f"{place}{spec.revision}")
-    check_files(spec, [f.name for f in folder.iterdir()], str(folder))
-    check_indices(folder, str(folder))
-    return Fingerprint.local("sha256:" + sha256([[f.name, file_sha256(f)] for f in files_read(folder, spec)]))
+    if folder is not None:
+        check_files(spec, [f.name for f in folder.iterdir()], str(folder))
+        check_indices(folder, str(folder))
+        return Fingerprint("sha256:" + sha256([[f.name, file_sha256(f)] for f in files_read(folder, spec)]))
+    place = place_of(spec)
+    name = f"hub:{place}{f'/{spec.gguf_file}' if spec.gguf_file else ''}@"
+    return Fingerprint(f"{name}{spec.revision}", lambda: name + commit_of("model", place, spec.revision, "model"))

@@ -13,13 +13,28 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import BadInput, refuse
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself
+
+from harness.errors import BadInput, reason_of, refuse
 
 Kind = Literal["model", "dataset"]
 log = logging.getLogger("harness")
 COMMIT = re.compile("[0-9a-f]{40}")
-SECONDS = 10.0  # for the first answer; the library's own requests would wait for ever
-# Why the hub could not be reached; asked once per process, since each try may take SECONDS.
+SECONDS = 10.0  # for the first answer; the library's own requests have no limit
+NO_ANSWER = (httpx.TransportError, HfHubHTTPError)
+ERRORS = (*NO_ANSWER, RevisionResolutionError, OSError, ValueError)  # of repositories, network and disk
+# Why the hub is unreachable; tried once per process, since each attempt may take SECONDS.
 _unreachable: list[str] = []
 
 
@@ -31,7 +46,7 @@ def commit_of(kind: Kind, repo: str, revision: str | None, where: str) -> str:
     revision = revision or "main"
     try:
         return _resolve(kind, repo, revision)
-    except _errors() as error:
+    except ERRORS as error:
         raise _refusal(error, kind, repo, revision, where) from None
 
 
@@ -40,9 +55,6 @@ def fetch(kind: Kind, repo: str, revision: str | None, patterns: list[str], wher
 
     Files in the cache are not requested again. Raises BadInput with the remedy.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     commit = commit_of(kind, repo, revision, where)
     part: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": commit, "allow_patterns": patterns}
     online = not offline() and not _unreachable
@@ -56,15 +68,12 @@ def fetch(kind: Kind, repo: str, revision: str | None, patterns: list[str], wher
         _ask(kind, repo, commit)
         print(f"{_key(kind, where)}: fetching {repo} at {commit[:12]}", file=sys.stderr, flush=True)
         return Path(snapshot_download(**part))
-    except _errors() as error:
+    except ERRORS as error:
         raise _refusal(error, kind, repo, revision or "main", where) from None
 
 
 def listing(kind: Kind, repo: str, commit: str) -> list[str] | None:
     """Names of all files of the repository at a commit that was fetched from before; None where it is not known."""
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
     try:
         return [file.path for file in get_cached_repo_tree(repo, repo_type=kind, revision=commit)]
     except CachedRepoTreeNotFoundError:
@@ -73,23 +82,19 @@ def listing(kind: Kind, repo: str, commit: str) -> list[str] | None:
 
 def offline() -> bool:
     """Whether the user has set HF_HUB_OFFLINE."""
-    from huggingface_hub import constants
-
     return constants.is_offline_mode()
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
 @functools.cache
 def _resolve(kind: Kind, repo: str, revision: str) -> str:
-    from huggingface_hub import HfApi
-
     if COMMIT.fullmatch(revision):
         return revision
     if not offline() and not _unreachable:
         try:
             _ask(kind, repo, revision)
-        except _no_answer() as error:
-            if getattr(getattr(error, "response", None), "status_code", 500) < 500:
+        except NO_ANSWER as error:
+            if 0 < _status(error) < 500:
                 raise
             _unreachable.append(_reason(error))
     cached = offline() or bool(_unreachable)
@@ -102,23 +107,7 @@ def _resolve(kind: Kind, repo: str, revision: str) -> str:
 
 def _ask(kind: Kind, repo: str, revision: str) -> None:
     """Raises what the hub answers, within SECONDS; the library's other requests have no limit."""
-    from huggingface_hub import HfApi
-
     HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=SECONDS)
-
-
-def _no_answer() -> tuple[type[Exception], ...]:
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself
-
-    return (httpx.TransportError, HfHubHTTPError)
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """What the library raises for a repository, network or disk that is not as it should be."""
-    from huggingface_hub.errors import RevisionResolutionError
-
-    return (*_no_answer(), RevisionResolutionError, OSError, ValueError)
 
 
 def _key(kind: Kind, where: str) -> str:
@@ -126,46 +115,40 @@ def _key(kind: Kind, where: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    text = f"it answers {status}" if status else str(error).strip().split("\n")[0].rstrip(".")
-    return text or type(error).__name__
+    return f"it answers {_status(error)}" if _status(error) else reason_of(error)
+
+
+def _status(error: Exception) -> int:
+    """Of the hub's answer; 0 if there was none."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
 
 
 def _refusal(error: Exception, kind: Kind, repo: str, revision: str, where: str) -> BadInput:
-    """The one line that says what is wrong and what to do about it."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    key, what = _key(kind, where), "model" if kind == "model" else "data set"
+    """What is wrong and what to do about it, in one line."""
+    thing, folder = ("model", "") if kind == "model" else ("data set", "datasets/")
     local = f"{where}.id=<folder>" if kind == "model" else f"{where}.path=<file>"
-    page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{repo}"
-    if isinstance(error, HFValidationError):
-        return refuse(key, "neither a hub id nor a path that is there", got=repo, remedy=f"Give {local} or a hub id.")
-    if isinstance(error, GatedRepoError):
-        remedy = f"Accept its licence at {page} and log in (hf auth login), or give {local}."
-        return refuse(key, f"this {what} is gated", got=repo, remedy=remedy)
-    if isinstance(error, RepositoryNotFoundError):
-        remedy = f"Check the name, log in for a private one (hf auth login), or give {local}."
-        return refuse(key, f"no such {what} on the hub", got=repo, remedy=remedy)
+    page = f"{constants.ENDPOINT}/{folder}{repo}"
     if isinstance(error, RevisionNotFoundError):
         expected = f"a branch, tag or commit of {repo}"
         return refuse(f"{where}.revision", "no such revision", got=revision, expected=expected, remedy=f"See {page}.")
-    if (status := getattr(getattr(error, "response", None), "status_code", 500)) < 500:
+    if isinstance(error, HFValidationError):
+        what, remedy = "neither a hub id nor a path that is there", f"Give {local} or a hub id."
+    elif isinstance(error, GatedRepoError):
+        what = f"this {thing} is gated"
+        remedy = f"Accept its licence at {page} and log in (hf auth login), or give {local}."
+    elif isinstance(error, RepositoryNotFoundError):
+        what = f"no such {thing} on the hub"
+        remedy = f"Check the name, log in for a private one (hf auth login), or give {local}."
+    elif 0 < (status := _status(error)) < 500:
+        what = f"{constants.ENDPOINT} answers {status}"
         remedy = f"Check login (hf auth login), HF_ENDPOINT and proxy, or give {local}."
-        return refuse(key, f"{constants.ENDPOINT} answers {status}", got=repo, remedy=remedy)
-    if offline():
+    elif offline():
+        what = f"HF_HUB_OFFLINE is set, and {revision} is not in the cache"
         remedy = f"Run it once with network, or give {local}."
-        return refuse(key, f"HF_HUB_OFFLINE is set, and {revision} is not in the cache", got=repo, remedy=remedy)
-    if _unreachable or isinstance(error, (*_no_answer(), LocalEntryNotFoundError)):
+    elif _unreachable or isinstance(error, (*NO_ANSWER, LocalEntryNotFoundError)):
         reason = _unreachable[0] if _unreachable else _reason(error)
+        what = f"cannot reach {constants.ENDPOINT} ({reason}), and it is not in the cache"
         remedy = f"Check network and proxy, or give {local}."
-        return refuse(
-            key, f"cannot reach {constants.ENDPOINT} ({reason}), and it is not in the cache", got=repo, remedy=remedy
-        )
-    return refuse(key, f"cannot fetch it ({_reason(error)})", got=repo, remedy=f"Or give {local}.")
+    else:
+        what, remedy = f"cannot fetch it ({_reason(error)})", f"Or give {local}."
+    return refuse(_key(kind, where), what, got=repo, remedy=remedy)

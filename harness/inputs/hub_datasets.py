@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.schema import Source
-from harness.errors import BadInput, refuse
+from harness.errors import BadInput, reason_of, refuse
 from harness.inputs.hub import fetch
 
 # Files that `datasets` reads text rows from, and its configuration of the repository; never code.
@@ -28,15 +28,9 @@ def hub_rows(source: Source, where: str) -> Iterable[dict[str, Any]]:
     dataset = _split(_builder(folder, source, where), folder, source, where)
     for ours, name in source.columns.items():
         if name not in dataset.column_names and ours not in OPTIONAL:
-            remedy = f"Map it with {where}.columns.{ours}=<name>."
-            expected = f"one of {', '.join(dataset.column_names)}"
-            raise refuse(
-                f"{where}.columns.{ours}",
-                f"no such column in {source.hub}",
-                got=name,
-                expected=expected,
-                remedy=remedy,
-            )
+            where, expected = f"{where}.columns.{ours}", f"one of {', '.join(dataset.column_names)}"
+            remedy = f"Map it with {where}=<name>."
+            raise refuse(where, f"no such column in {source.hub}", got=name, expected=expected, remedy=remedy)
     rows: Iterable[dict[str, Any]] = dataset.select_columns(
         [c for c in dataset.column_names if c in source.columns.values()]
     )
@@ -77,7 +71,7 @@ def _split(builder: Any, folder: Path, source: Source, where: str) -> Any:
     try:
         return builder.as_dataset(split=source.split)
     except (ValueError, AssertionError) as error:
-        raise refuse(f"{where}.split", str(error).splitlines()[0].rstrip("."), got=source.split) from None
+        raise refuse(f"{where}.split", reason_of(error), got=source.split) from None
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -88,16 +82,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _unreadable(error: Exception, folder: Path, source: Source, where: str) -> BadInput:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    reason = str(error.__cause__ or error).split("\n")[0].rstrip(".") or type(error).__name__
-    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".parquet", ".json", ".jsonl")):
-        try:
-            if parquet.read_metadata(file).num_rows == 0 if file.suffix == ".parquet" else file.stat().st_size < 4:
-                reason = f"{file.relative_to(folder)} has no rows"  # `datasets` fails, whatever the split
-        except pyarrow.ArrowException as broken:
-            reason = f"{file.relative_to(folder)}: {broken}"
+    reason = reason_of(error.__cause__ or error)
     if not any(f.is_file() for f in folder.rglob("*") if f.name != "README.md"):
         reason = "it has no files with rows; code of a repository is never run"
     remedy = f"Give a file: {where}.path=<file>."

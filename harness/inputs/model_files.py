@@ -1,4 +1,4 @@
-"""The files of a base model: where they lie, which of them loading reads, and which make no base model."""
+"""The files of a base model: where they are, which ones loading reads, and which are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.schema import Model
-from harness.errors import refuse
+from harness.errors import reason_of, refuse
 from harness.inputs.hub import commit_of, fetch, listing
 from harness.paths import ROOT
 
@@ -40,7 +40,7 @@ def place_of(spec: Model) -> str:
 
 
 def folder_of(spec: Model) -> Path:
-    """The folder to load from; a hub model is fetched to the hub's cache. Raises BadInput for what is no base model."""
+    """The folder to load from; a hub model is downloaded first. Raises BadInput unless it is a base model."""
     folder = local_folder(spec) or _hub_folder(spec)
     check_indices(folder, spec.id)
     return folder
@@ -66,7 +66,7 @@ def files_read(folder: Path, spec: Model) -> list[Path]:
 
 
 def check_files(spec: Model, names: list[str], place: str) -> None:
-    """Raises BadInput where the files of `place`, a folder or hub id, make no base model with a tokenizer."""
+    """Raises BadInput unless the files of `place`, a folder or hub id, are a base model with a tokenizer."""
     if adapters := [n for n in ADAPTERS if n in names]:
         what = f"{adapters[0]} makes this an adapter's folder, and transformers would load the adapter too"
         remedy = "Give the base model's own folder, or merge the adapter into it first."
@@ -93,7 +93,7 @@ def check_files(spec: Model, names: list[str], place: str) -> None:
 
 
 def check_indices(folder: Path, place: str) -> None:
-    """Raises BadInput for an index of weights that names a file elsewhere: it is in no hash, and may be anybody's."""
+    """Raises BadInput for a weights index that points outside the folder: no hash covers such a file."""
     for file in sorted(folder.glob("*.index.json")):
         shards = _json(file, place).get("weight_map")
         for shard in shards.values() if isinstance(shards, dict) else [shards]:
@@ -120,6 +120,5 @@ def _json(file: Path, place: str) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).split("\n")[0]
-        raise refuse("model.id", f"cannot read {file.name} ({reason})", got=place) from None
+        raise refuse("model.id", f"cannot read {file.name} ({reason_of(error)})", got=place) from None
     return value if isinstance(value, dict) else {}

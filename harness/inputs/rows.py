@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from harness.config.schema import Source
-from harness.errors import BadInput, refuse
+from harness.errors import reason_of, refuse
 from harness.hashing import sha256
+from harness.inputs.hub_datasets import hub_rows
 from harness.paths import ROOT
 from harness.scoring import reference_answer
 
@@ -23,15 +24,6 @@ Row = dict[str, str]
 NUMERIC = ("answer", "response", "stratum")  # columns in which other programs write 18 for "18"
 STRATUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,39}")  # safe as the head of a column in Markdown, HTML and CSV
 MOST_STRATA = 20  # each is a column of the results table
-CHUNK = 2**16  # characters of a JSON array read at a time
-LONGEST = 2**26  # characters within which a row must end, lest a broken file be read whole to find its error
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"PK\x03\x04": "zip",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Itera
         raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
     if unmapped := [name for name in needed if name not in source.columns]:
         raise refuse(f"{where}.columns", f"no column for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
-    rows = _read_local(source.path, where) if source.path is not None else enumerate(_read_hub(source, where), 1)
+    rows = _read_local(source.path, where) if source.path is not None else enumerate(hub_rows(source, where), 1)
     place, empty = source.path or source.hub, True
     for number, row in rows:
         yield number, _checked_row(row, f"{place}:{number}", source.columns, needed)
@@ -129,25 +121,15 @@ def _read_local(path: str, where: str) -> Iterator[tuple[int, Any]]:
         return enumerate(read_generated(path.removeprefix("generated:"), where), 1)
     file = local_file(path, where)
     with open(file, "rb") as stream:
-        start = stream.read(CHUNK)
-    if packed := [name for magic, name in COMPRESSED.items() if start.startswith(magic)]:
-        remedy = "Decompress it and give the file inside."
-        raise refuse(f"{where}.path", f"compressed ({packed[0]})", got=path, expected="plain text", remedy=remedy)
+        start = stream.read(1000)
     if file.suffix == ".parquet" or start.startswith(b"PAR1"):
         return enumerate(_read_parquet(file, path, where), 1)
     is_array = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    return _named_errors(_read_json_array(file, path) if is_array else _read_json_lines(file, path), path, where)
-
-
-def _named_errors(rows: Iterator[tuple[int, Any]], path: str, where: str) -> Iterator[tuple[int, Any]]:
-    try:
-        yield from rows
-    except UnicodeDecodeError as error:
-        raise refuse(f"{where}.path", f"not UTF-8 text ({error.reason} at byte {error.start})", got=path) from None
+    return _read_json_array(file, path, where) if is_array else _read_json_lines(file, path, where)
 
 
 def local_file(path: str, where: str) -> Path:
-    """The file that `path` names, here or in the repository. Raises BadInput where there is none."""
+    """`path`, relative to the working directory or the repository. Raises BadInput if there is no such file."""
     file = Path(path) if Path(path).is_absolute() or Path(path).exists() else ROOT / path
     if not file.is_file():
         raise refuse(f"{where}.path", "no such file", got=path, expected="a JSON, JSONL or parquet file")
@@ -164,78 +146,46 @@ def _read_parquet(file: Path, path: str, where: str) -> Iterator[Any]:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise refuse(f"{where}.path", f"not a parquet file ({reason})", got=path) from None
+        raise refuse(f"{where}.path", f"not a parquet file ({reason_of(error)})", got=path) from None
 
 
-def _integer(digits: str) -> int | Decimal:
-    """Python refuses to make an int of more than 4,300 digits."""
-    return int(digits) if len(digits) < 1000 else Decimal(digits)
+# Python refuses to make an int of more than 4,300 digits.
+_JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 1000 else Decimal(digits))
 
 
-_JSON = json.JSONDecoder(parse_int=_integer)
+def _read_json_array(file: Path, path: str, where: str) -> Iterator[tuple[int, Any]]:
+    text = _text(file.read_bytes(), 0, path, where)
+    yield from enumerate(_value(text, 1, path, "an array of objects"), 1)
 
 
-def _read_json_lines(file: Path, path: str) -> Iterator[tuple[int, Any]]:
-    """Blank lines are left out; a byte order mark begins the file, or each part of one put together from several."""
+def _read_json_lines(file: Path, path: str, where: str) -> Iterator[tuple[int, Any]]:
+    """Skips blank lines, and byte order marks (also inside: a file may be several joined together)."""
     start = 0  # of the line, in bytes
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, start=1):
-            try:
-                text = line.decode().removeprefix("\ufeff").strip()
-                if text:
-                    yield number, _JSON.decode(text)
-            except UnicodeDecodeError as error:
-                error.start += start
-                raise
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise _not_json(f"{path}:{number}", error, text, "one JSON object per line") from None
+            if text := _text(line, start, path, where).strip():
+                yield number, _value(text, number, path, "one JSON object per line")
             start += len(line)
 
 
-def _read_json_array(file: Path, path: str) -> Iterator[tuple[int, Any]]:
-    """The elements of an array, one at a time: MetaMathQA is one array of 395,000 rows, 400 MB of text.
-
-    Parsed by `json`, as JSON lines are, so that both take the same rows (NaN for a text that is missing, say).
-    """
-    number, rest = 1, ""  # `rest`: read, but not yet parsed
-    with open(file, encoding="utf-8") as stream:
-        rest = _more(stream, "").removeprefix("\ufeff").lstrip().removeprefix("[")
-        while True:
-            rest = rest.lstrip()
-            if rest.startswith("]"):
-                break
-            separator = "," if number > 1 else ""
-            try:
-                if not rest.startswith(separator):
-                    raise json.JSONDecodeError("Expecting ',' delimiter", rest, 0)
-                row, end = _JSON.raw_decode(rest.removeprefix(separator).lstrip())
-            except RecursionError as error:
-                raise _not_json(f"{path}:{number}", error, rest, "an array of objects") from None
-            except json.JSONDecodeError as error:
-                longer = _more(stream, rest)
-                if longer == rest or len(rest) > LONGEST:
-                    raise _not_json(f"{path}:{number}", error, rest, "an array of objects") from None
-                rest = longer
-                continue
-            yield number, row
-            number, rest = number + 1, rest.removeprefix(separator).lstrip()[end:]
-        if after := (rest[1:] + stream.read(LONGEST)).strip():
-            raise refuse(f"{path}:{number}", "text after the array", got=after[:60], expected="the end of the file")
-
-
-def _more(stream: TextIO, text: str) -> str:
-    """`text` and what follows it: at least as much again, so that a long row is not read in tiny steps."""
+def _text(content: bytes, start: int, path: str, where: str) -> str:
+    """`content`, which begins at byte `start` of the file, without its byte order mark."""
     try:
-        return text + stream.read(max(CHUNK, len(text)))
-    except UnicodeDecodeError as error:  # counted from where its chunk begins
-        error.start += stream.buffer.tell() - len(error.object)
-        raise
+        return content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 text ({error.reason} at byte {start + error.start})"
+        raise refuse(f"{where}.path", what, got=path) from None
 
 
-def _not_json(place: str, error: json.JSONDecodeError | RecursionError, text: str, expected: str) -> BadInput:
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-    return refuse(place, f"not JSON ({reason})", got=text[:60], expected=expected)
+def _value(text: str, line: int, path: str, expected: str) -> Any:
+    """The JSON value in `text`, which begins on this line of the file. Raises BadInput."""
+    try:
+        return _JSON.decode(text)
+    except json.JSONDecodeError as error:
+        place, got = f"{path}:{line + error.lineno - 1}", text[max(0, error.pos - 30) : error.pos + 30]
+        raise refuse(place, f"not JSON ({error.msg})", got=got, expected=expected) from None
+    except RecursionError:
+        raise refuse(f"{path}:{line}", "not JSON (nested too deeply)", got=text[:60], expected=expected) from None
 
 
 def read_generated(split: str, where: str) -> list[Any]:
@@ -245,9 +195,3 @@ def read_generated(split: str, where: str) -> list[Any]:
     if split not in splits:
         raise refuse(f"{where}.path", "unknown generated split", got=split, expected=f"one of {', '.join(splits)}")
     return list(splits[split]())
-
-
-def _read_hub(source: Source, where: str) -> Any:
-    from harness.inputs.hub_datasets import hub_rows
-
-    return hub_rows(source, where)

@@ -101,24 +101,20 @@ def pass_times(loss: Callable[[], Tensor], device: str, repeats: int = 3) -> dic
 
     Empty where the device has no memory left for it: a figure of cost must not end a run that is finished otherwise.
     """
+    forward, backward = [], []
     try:
-        return _pass_times(loss, device, repeats)
+        for _ in range(repeats + 1):  # the first is a warm-up
+            synchronize(device)
+            t0 = time.perf_counter()
+            value = loss()
+            synchronize(device)
+            t1 = time.perf_counter()
+            value.backward()
+            synchronize(device)
+            forward.append(t1 - t0)
+            backward.append(time.perf_counter() - t1)
     except torch.OutOfMemoryError:
         return {}
-
-
-def _pass_times(loss: Callable[[], Tensor], device: str, repeats: int) -> dict[str, float]:
-    forward, backward = [], []
-    for _ in range(repeats + 1):  # the first is a warm-up
-        synchronize(device)
-        t0 = time.perf_counter()
-        value = loss()
-        synchronize(device)
-        t1 = time.perf_counter()
-        value.backward()
-        synchronize(device)
-        forward.append(t1 - t0)
-        backward.append(time.perf_counter() - t1)
     return {
         "forward_ms": 1000 * statistics.median(forward[1:]),
         "backward_ms": 1000 * statistics.median(backward[1:]),

@@ -72,7 +72,7 @@ def run_id(job: Job, prints: Fingerprints, fingerprinter: Fingerprinter) -> str:
 def _unusual(job: Job, prints: Fingerprints, fingerprinter: Fingerprinter) -> dict[str, Any]:
     """The settings without a place in the run id that differ from the benchmark's."""
     default = default_job(job)
-    usual = science(default, fingerprinter.of(default, typed_only=True), typed=True)
+    usual = science(default, fingerprinter.of(default), typed=True)
     if job.model.name == "hub":  # any model at all: none is the usual one
         usual.pop("model")
     settings = science(job, prints, typed=True)

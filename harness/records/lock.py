@@ -2,60 +2,39 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.errors import refuse
+from filelock import FileLock
+
+from harness.errors import reason_of, refuse
+from harness.files import acquire
 
 
 @contextmanager
 def lock(runs_dir: Path, run_id: str) -> Iterator[None]:
     """One process per run id; held from before the folder exists to after the record is written.
 
-    The kernel frees it when its holder dies. Nothing is left behind, so that bad input leaves no trace.
+    Nothing is left behind, so that bad input leaves no trace. Raises BadInput where nothing can be locked.
     """
     path = runs_dir / ".locks" / f"{run_id}.lock"
-    file, said = _taken(path), False
-    while file is None:
-        if not said:
-            print(f"{run_id}: another process is running this; waiting for it to finish", flush=True)
-        said = True
-        time.sleep(0.2)
-        file = _taken(path)
+    try:
+        waiting = f"{run_id}: another process is running this; waiting for it to finish"
+        held = acquire([FileLock(path, fallback_to_soft=False)], waiting)
+    except OSError as error:
+        remedy = "Give a folder on a disk that supports flock: runs_dir=<folder>."
+        raise refuse("runs_dir", f"cannot be locked ({reason_of(error)})", got=str(path), remedy=remedy) from None
     try:
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: whoever waits sees that the file is gone and creates a new one
-        os.close(file)
+        held.release()
         for folder in (path.parent, runs_dir):
             with suppress(OSError):
                 folder.rmdir()  # if it is empty
-
-
-def _taken(path: Path) -> int | None:
-    """The open, locked file; None while another process holds it. Raises BadInput where nothing can be locked."""
-    file, locked = -1, False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = os.fstat(file).st_nlink > 0  # else its last holder has just removed it
-        if locked:
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass  # held; or the last holder removed the folder
-    except OSError as error:
-        remedy = "Give a folder on a disk that supports flock: runs_dir=<folder>."
-        raise refuse("runs_dir", f"cannot be locked ({error.strerror})", got=str(path), remedy=remedy) from None
-    finally:
-        if not locked and file >= 0:
-            os.close(file)
-    return None
 
 
 def check_writable(folder: Path, key: str) -> None:
@@ -75,4 +54,4 @@ def check_writable(folder: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise refuse(key, f"cannot be written ({error.strerror})", got=str(folder), remedy=remedy) from None
+        raise refuse(key, f"cannot be written ({reason_of(error)})", got=str(folder), remedy=remedy) from None

@@ -1,4 +1,4 @@
-"""A plan: what a run is (id, hashes, fingerprints) and what is to be done about it. Computed once, then carried."""
+"""A plan: a run's identity (id, hashes, fingerprints) and the action it needs. Computed once, then carried."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def plan(job: Job, fingerprinter: Fingerprinter | None = None) -> Plan:
 
 
 def decide(plan: Plan) -> Plan:
-    """The plan with its action, by what is on disk now."""
+    """The plan with its action, from what is on disk now."""
     record = read_record(plan.folder)
     plan = dataclasses.replace(plan, record=record, action="run", reason="")
     if record is None or record["status"] not in FINAL:
@@ -128,7 +128,7 @@ def new_record(plan: Plan) -> dict[str, Any]:
 
 
 def begin(plan: Plan) -> float:
-    """Creates the run's folder, or keeps it where the run is resumed; what another run left there is put aside.
+    """Creates the run's folder, or keeps it to resume; what another run left there moves to `.replaced`.
 
     Returns the seconds that earlier, interrupted sessions of this run took, up to the last thing they wrote.
     """
@@ -138,7 +138,6 @@ def begin(plan: Plan) -> float:
         keep.mkdir(exist_ok=True)
         plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     (plan.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    _remove_temporary(plan.folder)
     write_text(plan.folder / "config.yaml", OmegaConf.to_yaml(masked(plan.job.composed)))
     started = plan.stamps | {"earlier": earlier, "began": time.time()}
     write_text(plan.folder / "checkpoint" / "started.json", json.dumps(started))
@@ -165,19 +164,11 @@ def finish(plan: Plan, facts: dict[str, Any]) -> Record:
 
 
 def tidy(plan: Plan) -> None:
-    """Removes what a kill left in the folder of a finished run: its checkpoint, and old temporary files."""
-    _remove_temporary(plan.folder)
+    """Removes the checkpoint that a kill left in the folder of a finished run."""
     if (plan.folder / "checkpoint").exists():
         with lock(plan.job.runs_dir, plan.id):
             if decide(plan).action == "skip":  # no other process has begun it again
                 shutil.rmtree(plan.folder / "checkpoint", ignore_errors=True)
-
-
-def _remove_temporary(folder: Path) -> None:
-    """Temporary files older than a day: no process still writes them."""
-    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoint/.*.tmp")]:
-        if time.time() - path.lstat().st_mtime > 86400:
-            path.unlink(missing_ok=True)
 
 
 def lacking(plan: Plan) -> list[str]:

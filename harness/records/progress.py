@@ -13,7 +13,7 @@ SWEEP = "HOOKBENCH_SWEEP"  # environment variable of a sweep's jobs: when it beg
 
 
 def begin_sweep(runs: int) -> float:
-    """Tells this process and those it starts that a sweep of so many runs begins. Returns the time."""
+    """Tells this process and its children that a sweep of `runs` runs begins. Returns the time."""
     began = time.time()
     os.environ[SWEEP] = f"{began}:{runs}"
     return began

@@ -17,7 +17,7 @@ UNREADABLE = (OSError, ValueError, RecursionError)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a run folder, or None if there is none or it is damaged. Do not change it in place."""
+    """A run folder's record, or None if it is missing or damaged. Do not change it in place."""
     try:
         return _read(folder / "result.json")
     except UNREADABLE:

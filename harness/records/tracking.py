@@ -1,6 +1,6 @@
 """Curves and results to Weights & Biases, offline by default; records under runs/ are complete without it.
 
-wandb is imported only where it is on. Whatever goes wrong in it costs one line and never the run.
+wandb is imported only when it is on. An error in it costs one line, never the run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.secrets import masked
+from harness.errors import reason_of
 from harness.files import write_text
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from harness.records.plan import Plan
 
 EXIT_CODES = {"done": 0, "interrupted": 130}  # of the run as the tracker shows it: a diverged one has not "finished"
-# Nothing but what is logged here is collected, unless a WANDB_… variable asks for it.
+# wandb collects only what is logged here, unless a WANDB_… variable asks for more.
 QUIET = {"disable_git": True, "save_code": False, "disable_code": True, "console": "off", "silent": True}
 QUIET |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
 QUIET |= {"init_timeout": 30.0, "finish_timeout": 60.0}  # seconds a dead network may cost
@@ -113,14 +114,13 @@ class Wandb:
         try:
             return call()
         except Exception as error:  # noqa: BLE001 (a tracker may raise anything, and must not end a run)
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            self.say(f"wandb: {reason}; the run continues, and its record is complete without it")
+            self.say(f"wandb: {reason_of(error)}; the run continues, and its record is complete without it")
             self.run = None
             return None
 
 
 def _tracked_id(plan: Plan) -> str:
-    """The id of the tracked run that this run began; a new one where there is none that can be read."""
+    """Id of this run's tracked run; a new one if none can be read."""
     mark = plan.folder / "checkpoint" / "tracking.json"
     try:
         known = json.loads(mark.read_text())["id"]

@@ -779,20 +779,17 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
             assert values.pop() >= 1
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fine"),
-    [
-        (r"(^|\.)q_proj$", True),
-        (r"layers\.\d+\.mlp\.(up|down)_proj", True),
-        (r"^(?!lm_head)", True),
-        (r".*\.(q|v)_?proj$", True),
-        (r"(a+)+$", False),
-        (r"(a|a)*b", False),
-        (r"(a?){30}", False),
-        ("a?" * 25 + "a" * 25, False),
-        (".*" * 12 + "x", False),
-        ("x" * 2000, False),
-    ],
-)
-def test_patterns_that_could_hang_are_not_harmless(pattern, fine):
-    assert harmless(pattern) is fine
+FINE = [r"(^|\.)q_proj$", r"layers\.\d+\.mlp\.(up|down)_proj", r"^(?!lm_head)", r".*\.(q|v)_?proj$", "qv"]
+FINE += [r"^(?!(.*\.)?lm_head$)", r"(^|\.)(q_proj|k_proj|v_proj)$", r".*layers\.\d+\..*(gate|up)_proj"]
+HANGS = [r"(a+)+$", "(a|aa)+$", "(a|a)*b", "(a|a)" * 39, "(a?){30}", "(.?){40}x", "(.*.*){2,}#", "x" * 1001]
+HANGS += ["a?" * 25 + "a" * 25, ".*.*.*.*.*.*x", ".*" * 12 + "x"]
+
+
+def test_patterns_that_could_hang_are_not_harmless():
+    """The others take no time on a name that they nearly match; what is no regex is refused when it is compiled."""
+    assert [p for p in HANGS if harmless(p)] == []
+    assert [p for p in [*FINE, "["] if not harmless(p)] == []
+    start = time.monotonic()
+    for pattern in FINE:
+        re.search(pattern, "model.layers.10.self_attn." + "a" * 60)
+    assert time.monotonic() - start < 1

@@ -69,7 +69,7 @@ def test_what_decides_the_tokens_is_in_the_key(
     assert [e.ids[1:] for e in with_bos[0]] == [e.ids for e in first[0]]
 
 
-@pytest.mark.parametrize("name", ["ids.npy", "offsets.npy", "prompts.npy", "meta.json"])
+@pytest.mark.parametrize("name", ["ids.npy", "offsets.npy", "prompts.npy", "counts.json"])
 def test_damaged_files_are_made_again(small_job: Any, made: Any, tokenizer: Any, name: str) -> None:
     """One bit anywhere, a file cut short, or gone."""
     job = small_job()
@@ -127,7 +127,7 @@ def test_two_processes_and_a_kill(overrides: list[str], tmp_path: Path) -> None:
     assert lines[0][:2] == lines[1][:2]
     assert sorted(int(line[2]) for line in lines) == [0, 4]
     (kept,) = [p for p in (tmp_path / "cache" / "tokens").iterdir() if p.is_dir()]
-    assert kept == left.with_suffix("")
+    assert kept.name.startswith(f"{left.stem}-")
 
 
 def test_hub_data_is_the_same_only_at_the_same_commit(
@@ -136,7 +136,7 @@ def test_hub_data_is_the_same_only_at_the_same_commit(
     """A branch that has moved since is read and tokenised again. A process resolves it once, so it stays."""
     commits = iter(["a" * 40] * 2 + ["b" * 40] * 2 + ["a" * 40])
     monkeypatch.setattr("harness.inputs.fingerprints.commit_of", lambda *a: next(commits))
-    monkeypatch.setattr("harness.inputs.rows._read_hub", lambda source, where: training_rows(30))
+    monkeypatch.setattr("harness.inputs.rows.hub_rows", lambda source, where: training_rows(30))
     job = small_job()
     hub = dataclasses.replace(job.train_source, path=None, hub="some/set", revision="main")
     branch = dataclasses.replace(job, train_source=hub)

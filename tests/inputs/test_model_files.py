@@ -158,7 +158,7 @@ def test_a_damaged_hash_of_generated_rows_is_taken_again(tmp_path: Path) -> None
     """One bit, a file cut short, an empty one: the same fingerprint, and a whole file again."""
     rows = Source(path="generated:test", columns={"question": "question", "answer": "answer"})
     expected = source_fingerprint(rows, tmp_path, "data.test")
-    (file,) = (tmp_path / "generated").iterdir()
+    (file,) = (tmp_path / "generated").glob("*/sha256")
     whole = file.read_bytes()
     for content in (bytes([whole[0] ^ 1]) + whole[1:], whole[:40], b"", b"\xff" * 64):
         file.write_bytes(content)
@@ -170,7 +170,7 @@ def test_a_damaged_hash_of_generated_rows_is_taken_again(tmp_path: Path) -> None
 def test_a_damaged_unpacked_gguf_is_unpacked_again(
     small_job: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    """One bit, a file cut short or gone, a folder of a version without digests: one line, and the right weights."""
+    """One bit, a file cut short or gone, one too many: one line, and the right weights."""
     from harness.inputs import base_model
 
     (tmp_path / "m").mkdir()
@@ -202,7 +202,7 @@ def test_a_damaged_unpacked_gguf_is_unpacked_again(
         lambda: flip("config.json"),
         lambda: (place / "model.safetensors").write_bytes(b"\x08"),
         (place / "config.json").unlink,
-        (place / base_model.DIGESTS).unlink,
+        (place / "more.json").touch,
     ]
     for count, harm in enumerate(damage, start=2):
         harm()
@@ -210,4 +210,4 @@ def test_a_damaged_unpacked_gguf_is_unpacked_again(
         model: Any = load_model(job)
         assert torch.equal(model.model.embed_tokens.weight, make_model(256).model.embed_tokens.weight)
         assert len(unpacked) == count
-        assert "damaged; unpacking x.gguf again" in capsys.readouterr().err
+        assert f"{place}: damaged; writing it again" in capsys.readouterr().err

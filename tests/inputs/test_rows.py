@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,35 +38,30 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
     assert all(f == [{k: r[k] for k in columns} for r in rows] for f in found)
 
 
-def test_arrays_are_read_like_lines(tmp_path: Path, monkeypatch: Any) -> None:
-    """Whatever the white space, and however chunks cut texts, escapes and separators; the first row before the last."""
+def test_arrays_are_read_like_lines(tmp_path: Path) -> None:
+    """Whatever the white space, texts and escapes."""
     rows = [{"query": f'a"]}},[{{\\ {"½" * k} \n', "n": [k, {"x": None}], "response": "b" * k} for k in range(1, 40)]
     texts = [
         json.dumps(rows),
         json.dumps(rows, indent=3, ensure_ascii=False),
-        " \n[\n" + " , ".join(map(json.dumps, rows)),
+        " \n[\n" + " , ".join(map(json.dumps, rows)) + "\t]\n \n",
     ]
-    texts[2] += "\t]\n \n"
     columns = {"query": "query", "response": "response"}
     expected = [{k: r[k] for k in columns} for r in rows]
-    for size in (8, 13, 64, 2**16):
-        monkeypatch.setattr("harness.inputs.rows.CHUNK", size)
-        for n, text in enumerate(texts):
-            (tmp_path / f"{n}.json").write_text(text, encoding="utf-8")
-            assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
-    (tmp_path / "broken.json").write_text(json.dumps(rows)[:-9])
-    stream = stream_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
-    assert [next(stream) for _ in rows[1:]] == [*enumerate(expected[:-1], start=1)]
-    with pytest.raises(BadInput, match=r":39: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
-        next(stream)
+    for n, text in enumerate(texts):
+        (tmp_path / f"{n}.json").write_text(text, encoding="utf-8")
+        assert read_rows(source(tmp_path / f"{n}.json", **columns), "x", needed=("query",)) == expected
+    (tmp_path / "broken.json").write_text(json.dumps(rows, indent=1)[:-9])
+    with pytest.raises(BadInput, match=r":390: not JSON \(.*\), got '.*'; expected an array of objects\.$"):
+        read_rows(source(tmp_path / "broken.json", **columns), "x", needed=("query",))
 
 
 ARRAYS = [
     (b"[]", r"^x: no rows, got '.*'; expected at least one row\.$"),
-    (b"[", r":1: not JSON \(Expecting value\), got ''; expected an array of objects\.$"),
-    (b'[{"a": "b"} {"a": "b"}]', r":2: not JSON \(Expecting ',' delimiter\), got ' ?\{\"a\".*"),
-    (b'[{"a": "b"},]', r":2: not JSON \(Expecting value\), got ',\]'; .*"),
-    (b'[{"a": "b"}] [', r":2: text after the array, got '\['; expected the end of the file\.$"),
+    (b"[", r":1: not JSON \(Expecting value\), got '\['; expected an array of objects\.$"),
+    (b'[{"a": "b"}\n{"a": "b"}]', r":2: not JSON \(Expecting ',' delimiter\), got '.*\{\"a\".*"),
+    (b'[{"a": "b"},]', r":1: not JSON \(.*\), got '.*,\]'; .*"),
+    (b'[{"a": "b"}] [', r":1: not JSON \(Extra data\), got '.* \['; expected an array of objects\.$"),
     (b'[{"a": "b"}, 7]', r":2: not a row, got 7; expected .*"),
     (
         b'[{"a": "b"}, {"a": "' + b"c" * 300 + b"\xff" + b'"}]',
@@ -78,12 +72,10 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize(("content", "message"), ARRAYS, ids=[repr(c[:24]) for c, _ in ARRAYS])
-def test_broken_arrays_name_the_row(tmp_path: Path, monkeypatch: Any, content: bytes, message: str) -> None:
+def test_broken_arrays_name_the_place(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    for size in (8, 2**16):
-        monkeypatch.setattr("harness.inputs.rows.CHUNK", size)
-        with pytest.raises(BadInput, match=message):
-            read_rows(source(tmp_path / "a.json", a="a"), "x", needed=("a",))
+    with pytest.raises(BadInput, match=message):
+        read_rows(source(tmp_path / "a.json", a="a"), "x", needed=("a",))
 
 
 def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
@@ -197,8 +189,8 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "nan.jsonl": ('{"question": "a", "answer": NaN}', r":1: column 'answer' is missing or empty, got nan"),
     "infinite.jsonl": ('{"question": "a", "answer": 1e999}', r":1: column 'answer' is missing or empty, got inf"),
     "an-id.jsonl": ('{"question": 17, "answer": 1}', r":1: column 'question' is missing or empty, got 17"),
-    "x.gz": (b"\x1f\x8b\x08\x00abc", r"^x.path: compressed \(gzip\), got .*gz'; expected plain text. Decompress it"),
-    "x.jsonl": (b"\x28\xb5\x2f\xfdabc", r"^x.path: compressed \(zstd\)"),
+    "x.gz": (b"\x1f\x8b\x08\x00abc", r"^x.path: not UTF-8 text \(.* at byte 1\), got .*gz'"),
+    "x.jsonl": (b"\x28\xb5\x2f\xfdabc", r"^x.path: not UTF-8 text \(.* at byte 1\)"),
     "utf16.jsonl": (GOOD.encode("utf-16"), r"^x.path: not UTF-8 text \(.* at byte 0\)"),
     "late.json": (f"[{GOOD}, ".encode("utf-8-sig") + b'"\xff"]', r"^x.path: not UTF-8 text \(.* at byte 44\)"),
 }
