@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from harness.cli.words import arguments
 from harness.config.compose import compositions
-from harness.config.validate import job_from
 from harness.paths import ROOT
 
 
@@ -21,11 +21,12 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     args = arguments(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return nullcontext()
-    logging.disable(logging.WARNING)  # the job repeats its warnings
-    try:
-        jobs = [job_from(cfg) for cfg in compositions(args.overrides, multirun=args.multirun)]
-    finally:
-        logging.disable(logging.NOTSET)
+    jobs = []
+    for cfg in compositions(args.overrides, multirun=args.multirun):
+        from harness.config.validate import job_from
+
+        with _quiet():  # the job repeats its warnings
+            jobs.append(job_from(cfg))
     from harness.cli.launcher_check import check_launcher
     from harness.cli.quiet import quiet
     from harness.cli.sweep import Sweep, dry_run
@@ -43,3 +44,12 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     # Processes started by launchers must find the repository, whatever the working directory.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return Sweep(jobs, fingerprinter, here=here) if args.multirun and jobs else nullcontext()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -129,7 +129,7 @@ def test_different_numbers_stay_different() -> None:
     assert normalised("1,234,567") == normalised("1234567")
 
 
-def test_the_benchmarks_validation_questions_are_those_of_version_1() -> None:
+def test_the_benchmarks_validation_questions_are_those_of_version_2() -> None:
     """Folding more must not choose others: published learning rates were tuned on these."""
     from harness.hashing import sha256
     from harness.tiny import problems
@@ -139,7 +139,7 @@ def test_the_benchmarks_validation_questions_are_those_of_version_1() -> None:
     chosen, held_out = hold_out(questions, test, 500)
     assert (
         sha256([[q.text, q.reference] for q in chosen])
-        == "3c756e31a98e3b94e97eddc53d07bc716c00a076e324b238eef52d3c75be16d0"
+        == "c9d12fc5eeb7a456775263034c9f191dd1180a2c30dee73a99f09e25582d86af"
     )
     assert held_out.valid_in_test == 0
 
