@@ -25,9 +25,9 @@ def page(measured: dict[str, Any]) -> str:
     }
     parts = [
         "# Speed",
-        "Written by `python -m tools.gsm8k_report` from reports/bench.json (`make bench`). All figures but counts are "
-        "ratios of times within one process: the contestants take turns, round after round, and the median of the "
-        "rounds' ratios is shown with the least and the largest.",
+        "Written by `python -m tools.gsm8k_report` from reports/bench.json (`make bench`). Times are compared within "
+        "one process: the contestants take turns, round after round, and the median of the rounds' ratios is shown "
+        "with the least and the largest.",
     ]
     for key, (title, write) in writers.items():
         parts += [f"## {title}", write(measured[key]) if key in measured else "Not measured yet (`make bench`)."]

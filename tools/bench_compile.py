@@ -41,9 +41,10 @@ def main(argv: list[str]) -> None:
     from harness.device import usable_device
 
     args.device = usable_device(args.device)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="bench-compile-")  # empty: compiling is measured
     trained = [n for n in variants(args.variants, trains_base=True) if ad.VARIANTS[n].Config is not ad.NoneConfig]
-    write_section(args, "compile", __file__, lambda: {"rows": {name: measure(name, args) for name in trained}})
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # empty, since compiling is measured
+        write_section(args, "compile", __file__, lambda: {"rows": {name: measure(name, args) for name in trained}})
 
 
 def measure(name: str, args: Arguments) -> dict[str, Any]:

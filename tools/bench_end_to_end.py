@@ -4,7 +4,7 @@ python -m tools.bench_end_to_end
     learn=120            steps that train the adapter which both sides evaluate
     steps=30             of training, each round
     questions=250        answered, each round
-    rounds=7 minutes=4   at most so many rounds; none begins after so many minutes
+    rounds=7 minutes=3   at most so many rounds; none begins after so many minutes
     device=cpu force=false   force: also where the section is up to date
     out=reports/bench.json   its section `end to end`
 
@@ -44,7 +44,7 @@ class Arguments:
     steps: int = 30
     questions: int = 250
     rounds: int = 7
-    minutes: int = 4
+    minutes: int = 3
     device: str = "cpu"
     out: str = "reports/bench.json"
     force: bool = False

@@ -5,7 +5,7 @@ python -m tools.bench_steps
     dtype=float32        or bfloat16
     layers=4 vocabulary=8192
     tokens=128           per row of a training batch of four rows
-    rounds=9 minutes=5   at most so many rounds; none begins after so many minutes
+    rounds=9 minutes=4   at most so many rounds; none begins after so many minutes
     repeats=1            steps timed in a row (for decoding eight times as many)
     peft=true            also PEFT's implementation of a variant, if it has one
     device=auto force=false   force: also where the section is up to date
@@ -22,8 +22,9 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from harness.cli.arguments import parse
@@ -44,7 +45,7 @@ class Arguments:
     vocabulary: int = 8192
     tokens: int = 128
     rounds: int = 9
-    minutes: int = 5
+    minutes: int = 4
     repeats: int = 1
     peft: bool = True
     device: str = "auto"
@@ -104,7 +105,7 @@ def time_both(model: Any, ids: Any, args: Arguments) -> dict[str, float]:
     found, cuda = {}, ids.device.type == "cuda"
     if any(p.requires_grad for p in model.parameters()):
         train_step(model, ids if cuda else ids[:1, :8])  # what only the first call does
-        found["train"] = _seconds(lambda: train_step(model, ids), args.repeats, ids.device)
+        found["train"] = _seconds(partial(train_step, model, ids), args.repeats, ids.device)
         if cuda:
             long = ids.repeat(1, PEAK_TOKENS // args.tokens)
             torch.cuda.reset_peak_memory_stats(ids.device)
@@ -191,12 +192,12 @@ def _profile(model: Any, ids: Any, what: str) -> dict[str, float]:
     """Operator → milliseconds of its own CPU time in one step."""
     import torch
 
-    with decoding(model, ids) as decode:
-        step = decode if what == "decode" else lambda: train_step(model, ids)
-        with torch.inference_mode(what == "decode"):
+    with ExitStack() as stack:
+        train = partial(train_step, model, ids)
+        step = stack.enter_context(decoding(model, ids)) if what == "decode" else train
+        step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
             step()
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-                step()
     return {e.key: e.self_cpu_time_total / 1000 for e in profiler.key_averages()}
 
 
