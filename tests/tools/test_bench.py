@@ -77,10 +77,14 @@ class Arguments:
     device: str = "cpu"
 
 
-def test_a_section_is_measured_once(tmp_path: Path) -> None:
+def test_a_section_is_measured_once(tmp_path: Path, monkeypatch: Any) -> None:
     """Again for other arguments, another source, or when forced; the other sections stay."""
     out, source, calls = tmp_path / "bench.json", tmp_path / "tool.py", []
     out.write_text('{"other": {"kept": true}}')
+    monkeypatch.setattr("tools._shared.ROOT", tmp_path)  # hashing all sources takes seconds
+    loss = tmp_path / "harness" / "loss.py"
+    loss.parent.mkdir()
+    loss.touch()
     source.write_text("x = 1\n")
 
     def write(**changes: Any) -> int:
@@ -97,6 +101,8 @@ def test_a_section_is_measured_once(tmp_path: Path) -> None:
     assert write(size=2) == 3
     source.write_text("x = 2\n")
     assert write(size=2) == 4
+    loss.write_text("y = 1\n")
+    assert write(size=2) == 5
 
 
 @pytest.mark.parametrize("name", PEFT_KINDS)
