@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep table page launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench memory simulated gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep table page launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -76,29 +76,28 @@ capabilities: setup ## try every variant on 8-bit and 4-bit bases; fills the tab
 probe: setup ## every variant on a real model, reloaded in a fresh process: make probe MODEL=smollm2_135m
 	$(BIN)/python -m tools.probe_model model=$(or $(MODEL),tiny)
 
-bench: $(VENV)/.test ## speed of every variant beside PEFT's, as ratios (quarter of an hour on two cores)
-	$(BIN)/python -m tools.bench_speed out=reports/bench.json
-
-memory: $(VENV)/.test ## peak memory of a training step on Qwen3-0.6B's shapes (needs 13 GB; half an hour on two cores)
-	$(BIN)/python -m tools.bench_memory out=reports/memory.json
-	$(BIN)/python -m tools.gsm8k_report
-
-simulated: $(VENV)/.test ## kernel launches and peak bytes of every variant on a simulated GPU (five minutes); writes reports/simulated.md
-	$(BIN)/python -W ignore -m tools.bench_simulated out=reports/simulated.json
+# Each tool keeps its section of reports/bench.json where that is up to date.
+bench: $(VENV)/.test ## speed beside PEFT's, compile, launches: reports/bench.md (25 minutes on two idle cores; again: ARGS=force=true)
+	$(BIN)/python -W ignore -m tools.bench_steps dtype=float32 $(ARGS)
+	$(BIN)/python -W ignore -m tools.bench_steps dtype=bfloat16 $(ARGS)
+	$(BIN)/python -W ignore -m tools.bench_end_to_end $(ARGS)
+	$(BIN)/python -W ignore -m tools.bench_compile $(ARGS)
+	$(BIN)/python -W ignore -m tools.bench_simulated $(ARGS)
 	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: make gsm8k-smoke GSM8K=<folder> THREADS=2
 	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS)) out=reports/gsm8k_smoke
 	$(BIN)/python -m tools.gsm8k_report
 
-# Each part leaves a stamp when it is finished; a part whose sources are newer than its stamp runs again.
+# Each part leaves a stamp when it is finished; a part whose sources are newer than its stamp runs again. A part that
+# fails does not keep the others back (-k): time on a GPU is scarce.
 GPU_STAMPS := .cache/gsm8k_gpu/$(or $(SIZE),full)
 GPU_PART := $(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full)
 
-gsm8k-gpu: setup smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=28 SIZE=full GSM8K=<folder>
+gsm8k-gpu: setup smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=9 SIZE=full GSM8K=<folder>
 	@parts=$$($(GPU_PART)) || exit; \
 	until=$(if $(MINUTES),$$(($$(date +%s) + 60 * $(MINUTES)))); \
-	$(MAKE) -j1 --no-print-directory UNTIL=$$until $$(printf '$(GPU_STAMPS)/%s ' $$parts); code=$$?; \
+	$(MAKE) -j1 -k --no-print-directory UNTIL=$$until $$(printf '$(GPU_STAMPS)/%s ' $$parts); code=$$?; \
 	$(BIN)/python -m tools.gsm8k_report; exit $$code
 
 $(GPU_STAMPS)/%: conf/gsm8k_gpu.yaml $(wildcard adapters/*.py)
@@ -106,8 +105,7 @@ $(GPU_STAMPS)/%: conf/gsm8k_gpu.yaml $(wildcard adapters/*.py)
 	@mkdir -p $(@D) && touch $@
 
 $(GPU_STAMPS)/tests: $(wildcard tests/test_gpu.py tests/*/test_gpu.py) harness/training/loop.py harness/inputs/base_model.py
-$(GPU_STAMPS)/bench: tools/bench_speed.py tools/_qwen3.py
-$(GPU_STAMPS)/memory: tools/bench_memory.py tools/_qwen3.py harness/loss.py
+$(GPU_STAMPS)/bench: tools/bench_steps.py tools/_qwen3.py harness/loss.py
 
 drill: $(VENV)/.sweeps ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
 	$(BIN)/python -m tools.drill

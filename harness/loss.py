@@ -67,11 +67,15 @@ def _chunk(model: Any) -> int:
 def _unpacked_rows() -> Iterator[None]:
     """Every row is one text. Without a mask transformers would look for several, which makes the host wait."""
     looks = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    masking_utils.find_packed_sequence_indices = _one_text
     try:
         yield
     finally:
         masking_utils.find_packed_sequence_indices = looks
+
+
+def _one_text(position_ids: Tensor) -> None:
+    """One function for every call: torch.compile traces again where it finds another."""
 
 
 def _chunk_loss(
@@ -92,11 +96,13 @@ def _chunk_loss(
 def _decoder_returns(model: Any, outputs: Any) -> Iterator[None]:
     """Inside the block the decoder computes nothing and returns `outputs`."""
     decoder = model.get_decoder()
-    before = decoder.__dict__.get("forward")
+    before, compiled = decoder.__dict__.get("forward"), decoder._compiled_call_impl
     decoder.forward = lambda *args, **kwargs: outputs
+    decoder._compiled_call_impl = None  # it would be called in place of `forward`
     try:
         yield
     finally:
+        decoder._compiled_call_impl = compiled
         del decoder.forward
         if before is not None:
             decoder.forward = before

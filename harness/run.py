@@ -10,7 +10,7 @@ import torch
 
 import adapters as ad
 from harness.config.job import Job
-from harness.data.batches import calibration_batches, order_hash, pad_id
+from harness.data.batches import calibration_batches, longest_batch, order_hash, pad_id
 from harness.data.load import load_data
 from harness.device import one_gpu
 from harness.errors import BadInput, refuse
@@ -32,6 +32,7 @@ from harness.records.run_log import RunLog
 from harness.records.tracking import NoTracker, Wandb, start_tracking
 from harness.records.tuning import with_tuned_lr
 from harness.report.summary import summary_lines, warnings
+from harness.training.compiled import compiled
 from harness.training.interrupt import Interrupted, Interruptible
 from harness.training.loop import train
 from harness.training.metrics import DivergedError
@@ -156,7 +157,9 @@ class Run:
     def _train(self) -> None:
         job = self.job
         if job.trains:
-            with self.meters.phase("train"), gradient_checkpointing(self.model, enabled=job.gradient_checkpointing):
+            saving = gradient_checkpointing(self.model, enabled=job.gradient_checkpointing)
+            longest = longest_batch(self.data.train, job.micro_batch or job.batch_size, self.pad, job.device)
+            with self.meters.phase("train"), saving, compiled(self.model, longest, enabled=job.compile):
                 check, log = self.interrupts.check, self.tracker.log
                 progress = train(self.model, job, self.data.train, self.pad, self.folder, self.log.say, check, log)
             self.facts["train"] = progress.summary()

@@ -24,6 +24,7 @@ from harness.measure.health import base_sha256
 from harness.paths import ROOT
 from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.training.loop import optimizer_step
+from harness.training.masters import Masters
 from tools.probe_quantized import quantized_model
 
 DEVICE = os.environ.get("GPU_TESTS", "cuda")
@@ -157,12 +158,13 @@ class Stepper:
 
     def __init__(self, job: Any, model: Any, handle: Any, folder: Path) -> None:
         self.job, self.model, self.folder, self.params = job, model, folder, handle.trainable()
+        self.masters = Masters(model)
         self.optimizer, self.progress = optimizer(model), Progress()
 
     def step(self) -> torch.Tensor:
-        params, step = list(self.params.values()), self.progress.step
+        step = self.progress.step
         self.progress.step += 1
-        return optimizer_step(self.model, self.optimizer, params, self.job, step, examples(4), 0)[0]
+        return optimizer_step(self.model, self.optimizer, self.masters, self.job, step, examples(4), 0)[0]
 
     def save(self) -> None:
         save_checkpoint(self.folder, self.params, self.optimizer, self.progress)
@@ -243,7 +245,7 @@ def test_a_gpu_is_leased_by_one_process(tmp_path: Path) -> None:
     second = subprocess.Popen(words, cwd=ROOT, env=alone, **pipes)
     assert second.stdout is not None
     assert second.stderr is not None
-    assert second.stderr.readline().startswith("the GPU is at other jobs")
+    assert second.stderr.readline().startswith("GPU in use by another job")
     first.kill()
     assert second.stdout.readline() == "0\n"
     second.communicate("\n")

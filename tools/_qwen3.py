@@ -7,15 +7,26 @@ from typing import Any
 
 from tools._shared import calibration
 
+LORA = ("LoraConfig", {"r": 32})
 PEFT_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # our variant → PEFT's config of the same rank and targets
-    "lora": ("LoraConfig", {"r": 32}),
+    "lora": LORA,
+    "pissa": LORA,  # once their first values are set, PEFT's PiSSA and EVA compute as its LoRA
+    "eva": LORA,
     "dora": ("LoraConfig", {"r": 32, "use_dora": True}),
     "delora": ("DeloraConfig", {"r": 32}),
-    "ia3": ("IA3Config", {"feedforward_modules": []}),
+    "gralora": ("GraloraConfig", {"r": 32}),
+    "hira": ("HiraConfig", {"r": 32}),
     "hra": ("HRAConfig", {"r": 32}),
+    "ia3": ("IA3Config", {"target_modules": ["k_proj", "v_proj"], "feedforward_modules": []}),
+    "ia3_ff": ("IA3Config", {"target_modules": ["down_proj"], "feedforward_modules": ["down_proj"]}),
+    "lokr": ("LoKrConfig", {"r": 32, "decompose_factor": 4}),
+    "miss": ("MissConfig", {"r": 64}),
+    "oft": ("OFTConfig", {"oft_block_size": 32}),
     "road": ("RoadConfig", {}),
+    "shira": ("ShiraConfig", {"r": 32}),
+    "tinylora": ("TinyLoraConfig", {"r": 2, "u": 64}),
+    "vera": ("VeraConfig", {"r": 256}),
 }
-TARGETS = {"qv": ["q_proj", "v_proj"], "kv": ["k_proj", "v_proj"]}
 
 
 def random_qwen3(layers: int, device: str, *, dtype: Any = None, **settings: Any) -> Any:
@@ -44,20 +55,28 @@ def ways_to_adapt(variant: str, model: Any, ids: Any, *, peft: bool) -> dict[str
     ways: dict[str, Callable[[], Any]] = {}
     ways[variant] = lambda: ad.attach(model, cfg, calibration=batches, seed=0, cache_dir=".cache/bench-bases")
     if peft and variant in PEFT_KINDS:
-        ways[f"{variant} (PEFT)"] = lambda: PeftAttached(model, *PEFT_KINDS[variant], TARGETS[cfg.targets])
+        ways[f"{variant} (PEFT)"] = lambda: PeftAttached(model, variant)
     return ways
+
+
+def peft_config(variant: str) -> Any:
+    """PEFT's config of the variant, for q and v where PEFT_KINDS says nothing else."""
+    import peft
+
+    kind, options = PEFT_KINDS[variant]
+    return getattr(peft, kind)(**({"target_modules": ["q_proj", "v_proj"]} | options))
 
 
 class PeftAttached:
     """PEFT's adapter for the length of a block; unloading puts the model's own layers back."""
 
-    def __init__(self, model: Any, kind: str, options: dict[str, Any], targets: list[str]) -> None:
-        self.model, self.kind, self.options = model, kind, options | {"target_modules": targets}
+    def __init__(self, model: Any, variant: str) -> None:
+        self.model, self.variant = model, variant
 
     def __enter__(self) -> None:
         import peft
 
-        self.adapted = peft.get_peft_model(self.model, getattr(peft, self.kind)(**self.options))
+        self.adapted = peft.get_peft_model(self.model, peft_config(self.variant))
 
     def __exit__(self, *_: object) -> None:
         self.adapted.unload()

@@ -1,19 +1,19 @@
-"""What the tools share: checked choices, jobs from command-line words, timing, and JSON files with their provenance."""
+"""What the tools share: checked choices, jobs from command-line words, timing, sections of reports/bench.json."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import refuse
 from harness.files import write_text
-from harness.paths import under_root
+from harness.paths import ROOT, under_root
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from harness.config.job import Job
@@ -82,9 +82,44 @@ def timed(call: Callable[[], T], device: Any = "cpu") -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def write_json(out: str, content: dict[str, Any], device: str) -> None:
-    """Writes `content` and where it was measured to `out`; does nothing if `out` is empty."""
+def rounds(most: int, minutes: int) -> Iterator[int]:
+    """Numbers of the rounds of a measurement; none but the first begins after so many minutes."""
+    start = time.monotonic()
+    for turn in range(most):
+        if turn and time.monotonic() > start + 60 * minutes:
+            return
+        yield turn
+        print(f"round {turn + 1}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def write_section(args: Any, name: str, source: str, measure: Callable[[], dict[str, Any]]) -> None:
+    """Makes `measure()` one section of the JSON file `args.out`, with the arguments and where it was measured.
+
+    A section that these sources gave, with these arguments and on this machine, is kept unless `args.force`: `make
+    bench` continues where it was stopped. source: the calling tool's file.
+    """
+    from importlib.metadata import version
+
+    import torch
+
+    from harness.device import device_name
+    from harness.hashing import sha256, source_sha256
     from harness.measure.provenance import provenance
 
-    if out:
-        write_text(under_root(out), json.dumps(content | {"provenance": provenance(device)}, indent=1) + "\n")
+    where = {k: v for k, v in vars(args).items() if k not in ("out", "force")}
+    used = [Path(source), ROOT / "harness" / "loss.py", *sorted((ROOT / "tools").glob("_*.py"))]
+    for room in ("adapters", "harness/training", "harness/evaluation"):
+        used += sorted((ROOT / room).glob("*.py"))
+    key = sha256([where, source_sha256(used), device_name(args.device), torch.get_num_threads()])[:16]
+    if not args.force and _sections(args.out).get(name, {}).get("key") == key:
+        print(f"{name}: up to date (force=true measures again)")
+        return
+    section = measure() | {"arguments": where, "key": key, "peft": version("peft")}
+    section |= {"provenance": provenance(args.device)}
+    write_text(under_root(args.out), json.dumps(_sections(args.out) | {name: section}, indent=1) + "\n")
+
+
+def _sections(out: str) -> dict[str, Any]:
+    path = under_root(out)
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content

@@ -1,4 +1,4 @@
-"""Kernel launches and peak bytes of every variant on Qwen3-0.6B's shapes, on a simulated GPU: `make simulated`.
+"""Kernel launches and peak bytes of every variant on Qwen3-0.6B's shapes, on a simulated GPU: part of `make bench`.
 
 python -m tools.bench_simulated
     variants=all         or <name>,<name>; lora and none, which the ratios are relative to, always
@@ -6,7 +6,8 @@ python -m tools.bench_simulated
     layers=28            of the model; 2 and 3 are counted, and every further layer adds what the third does
     batch=4 tokens=768 share=0.64   of a training step; share: of each row's tokens that are labels
     rows=64 context=440  of a decoding step
-    out=<file>           JSON; reports/simulated.json fills reports/simulated.md
+    force=false          true: also where the section is up to date
+    out=reports/bench.json   its section `simulated`
 
 bf16 and no arithmetic (see tools/_simulated.py), so a count is the same on every machine. Training launches are those
 of a forward and a backward pass, without the optimizer's; decoding launches those of one token per row in a `frozen`
@@ -17,12 +18,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.cli.arguments import parse
 from harness.report.markdown import grid
-from tools._shared import calibration, variants, write_json
+from tools._shared import calibration, variants, write_section
 
 LAUNCHES, PEAK, PEAK_OF_PEFT = 1.15, 1.05, 0.6  # budgets: ratios to LoRA's (decoding: the bare model's) and to PEFT's
 WHOLE, OURS = "lora (PEFT), model(labels=…)", "lora (PEFT)"
@@ -38,23 +39,24 @@ class Arguments:
     share: float = 0.64
     rows: int = 64
     context: int = 440
-    out: str = ""
+    device: str = "cpu"
+    out: str = "reports/bench.json"
+    force: bool = False
 
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
     names = list(dict.fromkeys(["none", "lora", *variants(args.variants, trains_base=True)]))
-    rows = []
-    for name in names + [OURS, WHOLE] * args.peft:
-        rows.append(counted(args, name))
-        print(*(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
-    write_json(args.out, {"arguments": asdict(args), "rows": rows}, "cpu")
+    names += [OURS, WHOLE] * args.peft
+    write_section(args, "simulated", __file__, lambda: {"rows": [counted(args, name) for name in names]})
 
 
 def counted(args: Arguments, name: str) -> dict[str, Any]:
     """One row: a variant's, or that of PEFT's LoRA (OURS with this project's loss, WHOLE with the model's own)."""
     two, three = (measure(args, name, layers) for layers in (2, 3))
-    return {"name": name} | {key: n + (args.layers - 2) * (three[key] - n) for key, n in two.items()}
+    row = {"name": name} | {key: n + (args.layers - 2) * (three[key] - n) for key, n in two.items()}
+    print(*(f"{k}={v}" for k, v in row.items()), flush=True)
+    return row
 
 
 def measure(args: Arguments, name: str, layers: int) -> dict[str, int]:
@@ -96,12 +98,11 @@ def _peft(model: Any) -> Any:
     import peft
     import torch
 
-    from tools._qwen3 import PEFT_KINDS, TARGETS
+    from tools._qwen3 import peft_config
     from tools._simulated import DEVICE
 
-    kind, options = PEFT_KINDS["lora"]
     with torch.device(DEVICE):
-        return peft.get_peft_model(model, getattr(peft, kind)(**options, target_modules=TARGETS["qv"]))
+        return peft.get_peft_model(model, peft_config("lora"))
 
 
 def _training(args: Arguments, meter: Any, model: Any, optimizer: Any, masters: Any, *, whole: bool) -> dict[str, int]:
@@ -176,11 +177,8 @@ def over_budget(found: dict[str, float]) -> list[str]:
     return [key for key, limit in limits.items() if found.get(key, 0.0) > limit]
 
 
-def page(measured: Any) -> str:
-    """reports/simulated.md."""
-    title = "# Launches and bytes on a simulated GPU"
-    if measured is None:
-        return f"{title}\n\nNot counted yet (`make simulated`).\n"
+def page(measured: dict[str, Any]) -> str:
+    """The section of reports/bench.md."""
     from adapters import VARIANTS
 
     a, found = measured["arguments"], ratios(measured["rows"])
@@ -203,19 +201,18 @@ def page(measured: Any) -> str:
         cells += [ratio["decode"], _gigabytes(r, "train_peak_bytes"), ratio.get("peak", "–"), ratio.get("peft", "–")]
         body.append([*cells, _gigabytes(r, "decode_peak_bytes")])
     what = (
-        f"Written by `python -m tools.gsm8k_report` from reports/simulated.json (`make simulated`). Counted, not "
-        f"measured: fake tensors on Qwen3-0.6B's shapes, bf16, {a['layers']} layers (2 and 3 are counted, and each "
-        f"further one adds what the third does); training {a['batch']} × {a['tokens']} tokens with {a['share']:.0%} "
-        f"labels, decoding {a['rows']} rows after {a['context']} tokens. Launches: kernels of a forward and a backward "
-        f"pass, or of one decoded token per row. Peaks hold the model, the adapter and AdamW's state; decoding's is "
-        f"that of the prefill too."
+        f"Counted, not measured: fake tensors on Qwen3-0.6B's shapes, bf16, {a['layers']} layers (2 and 3 are counted, "
+        f"and each further one adds what the third does); training {a['batch']} × {a['tokens']} tokens with "
+        f"{a['share']:.0%} labels, decoding {a['rows']} rows after {a['context']} tokens. Launches: kernels of a "
+        f"forward and a backward pass, or of one decoded token per row. Peaks hold the model, the adapter and AdamW's "
+        f"state; decoding's is that of the prefill too."
     )
     budget = (
         f"Budgets: launches at most {LAUNCHES} × LoRA's (training) and × the bare model's (decoding); training peak at "
         f"most {PEAK} × LoRA's and {PEAK_OF_PEFT} × PEFT's with `model(labels=…)`. `(over)`: not met. `full`, which "
         f"trains the base, has none."
     )
-    return "\n\n".join([title, what, budget, "\n".join(grid(head, body))]) + "\n"
+    return "\n\n".join([what, budget, "\n".join(grid(head, body))])
 
 
 def _count(row: dict[str, Any], key: str) -> str:

@@ -82,7 +82,7 @@ def read_plan() -> dict[str, Any]:
 
 def part_names() -> list[str]:
     """Names of all parts in their order."""
-    return ["tests", "bench", "memory", *read_plan()["runs"]]
+    return ["tests", "bench", *read_plan()["runs"]]
 
 
 def command_of(args: Arguments, plan: dict[str, Any], device: str, scratch: Path) -> tuple[list[str], Path]:

@@ -1,11 +1,11 @@
-"""What the GSM8K runs cost and showed: pages of reports/ (gsm8k_smoke, gsm8k_gpu, simulated), and blocks of others.
+"""Pages written from measurements: reports/ (bench, gsm8k_smoke, gsm8k_gpu), and blocks of others.
 
 The blocks are the costs in docs/gsm8k.md and README's line about GPUs.
 
 python -m tools.gsm8k_report
     check=true   change nothing; exit 1 if a page differs from what the JSON files give
 
-Reads reports/memory.json, reports/simulated.json, reports/gsm8k_smoke.json with the records beside it, and
+Reads reports/bench.json, reports/gsm8k_smoke.json with the records beside it, and
 reports/gsm8k_gpu/*.json. Only measurements on a CUDA device count for reports/gsm8k_gpu.md.
 """
 
@@ -21,8 +21,8 @@ from harness.cli.arguments import parse
 from harness.files import write_text
 from harness.paths import ROOT
 from harness.report.markdown import fill_block, grid
-from tools import bench_simulated
-from tools.bench_memory import KINDS
+from tools import _bench_page
+from tools.bench_simulated import OURS, WHOLE
 from tools.gsm8k_gpu import part_names
 
 REPORTS, GUIDE, README = ROOT / "reports", ROOT / "docs" / "gsm8k.md", ROOT / "README.md"
@@ -55,12 +55,13 @@ def main(argv: list[str]) -> None:
 def build() -> dict[Path, str]:
     """Path → text of every page that the JSON files give; writes nothing."""
     parts = gpu_parts(REPORTS / "gsm8k_gpu")
-    gpu = "[reports/gsm8k_gpu.md](../reports/gsm8k_gpu.md)" if parts else "not measured (`make gsm8k-gpu`)"
-    costs = f"\n{memory_section(_read(REPORTS / 'memory.json'))}\n\nTime and memory on CUDA: {gpu}.\n"
+    gpu = "[reports/gsm8k_gpu.md](../reports/gsm8k_gpu.md)" if parts else "not yet (`make gsm8k-gpu`)"
+    bench = _read(REPORTS / "bench.json")
+    costs = f"\n{memory_section(bench['simulated'])}\n\nMeasured on CUDA: {gpu}.\n"
     return {
         REPORTS / "gsm8k_smoke.md": smoke_report(REPORTS / "gsm8k_smoke"),
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),
-        REPORTS / "simulated.md": bench_simulated.page(_read(REPORTS / "simulated.json")),
+        REPORTS / "bench.md": _bench_page.page(bench),
         GUIDE: fill_block(GUIDE.read_text(), "costs", costs, str(GUIDE.relative_to(ROOT))),
         README: fill_block(README.read_text(), "gpu", gpu_line(parts), README.name),
     }
@@ -74,35 +75,22 @@ def _table(head: list[str], body: list[list[str]]) -> str:
     return "\n".join(grid(head, body))
 
 
-def _name(row: dict[str, Any]) -> str:
-    return str(row["variant"]) + (" (PEFT)" if row["peft"] else "")
-
-
 # -- memory ------------------------------------------------------------------------------------------------------------
-def memory_section(measured: Any) -> str:
-    """Peaks by loss, and the ratios between them."""
-    if measured is None:
-        return "Peak memory: not measured (`make memory`)."
-    a, place, ratios = measured["arguments"], measured["provenance"], measured["ratios"]
-    body = []
-    for r in measured["rows"]:
-        cells = [_name(r), f"`{KINDS[r['loss']]}`", f"{r['share']:.0%}", "yes" if r["checkpointing"] else "no"]
-        body.append([*cells, f"{r['peak_bytes'] / 1e9:.2f}", f"{r['step_bytes'] / 1e9:.2f}"])
-    what = "peak resident set" if a["device"] == "cpu" else "peak allocated memory"
-    shape = f"{a['layers']} layers, {a['dtype']}, batch {a['batch']} × {a['tokens']} tokens, random weights"
-    lines = [f"One training step on Qwen3-0.6B's shapes ({shape}); {what}, {place['device']}:"]
-    head = ["adapter", "loss", "labels", "gradient checkpointing", "peak, GB", "above the model, GB"]
-    lines.append(_table(head, body))
-    if ratios:
-        body = []
-        for r in ratios:
-            cells = [r["variant"], f"{r['share']:.0%}", "yes" if r["checkpointing"] else "no"]
-            body.append([*cells, f"{r['peak']:.3f}", f"{r['above_model']:.3f}"])
-        head = ["adapter", "labels", "gradient checkpointing", "peak, ratio", "above the model, ratio"]
-        lines += ["`label_loss_sum` over `model(labels=…)`:", _table(head, body)]
-        loss, gradients = (max(d[key] for d in measured["differences"]) for key in ("loss", "gradients"))
-        lines.append(f"Largest relative difference: {loss:.1e} in the loss, {gradients:.1e} in the gradients.")
-    return "\n\n".join(lines)
+def memory_section(counted: Any) -> str:
+    """Peaks of LoRA's training step with both losses."""
+    a, rows = counted["arguments"], {r["name"]: r for r in counted["rows"]}
+    names = {"lora": "`label_loss_sum`", OURS: "`label_loss_sum`", WHOLE: "`model(labels=…)`"}
+    body = [
+        [name.split(",")[0], loss, f"{rows[name]['train_peak_bytes'] / 1e9:.2f}"]
+        for name, loss in names.items()
+        if name in rows
+    ]
+    what = (
+        f"Peak of one training step on Qwen3-0.6B's shapes ({a['layers']} layers, bf16, {a['batch']} × {a['tokens']} "
+        f"tokens, {a['share']:.0%} of them labels), with the model and AdamW's state; counted on a simulated GPU "
+        f"(reports/bench.md has every variant):"
+    )
+    return f"{what}\n\n{_table(['adapter', 'loss', 'peak, GB'], body)}"
 
 
 # -- the smoke run -----------------------------------------------------------------------------------------------------
@@ -157,20 +145,12 @@ def gpu_report(parts: dict[str, Any]) -> str:
         lines.append(f"Not measured: {', '.join(missing)}.")
     if parts:
         rows = [
-            [name, part["result"]["provenance"]["device"], f"{part['seconds']:,.0f}", _gpu_result(name, part["result"])]
+            [name, _section(part)["provenance"]["device"], f"{part['seconds']:,.0f}", _gpu_result(name, part["result"])]
             for name, part in parts.items()
         ]
         lines.append(_table(["part", "measured on", "seconds", "result"], rows))
-    if "memory" in parts:
-        measured = parts["memory"]["result"]
-        rows = [[_name(r), f"{1000 * r['step_seconds']:,.0f}"] for r in measured["rows"]]
-        lines += [memory_section(measured), _table(["adapter", "training step, ms"], rows)]
     if "bench" in parts:
-        rows = [
-            [r["implementation"], f"{r['train_ratio']:.3f}", f"{r['decode_ratio']:.3f}"]
-            for r in parts["bench"]["result"]["rows"]
-        ]
-        lines.append(_table(["implementation", "training step / LoRA's", "decoding / bare model"], rows))
+        lines += ["## Training step and decoding", _bench_page.steps_section(_section(parts["bench"]))]
     return "\n\n".join(lines) + "\n"
 
 
@@ -180,6 +160,12 @@ def gpu_line(parts: dict[str, Any]) -> str:
     words = [f"measured: {', '.join(parts)}"] * bool(parts) + [f"not measured: {', '.join(missing)}"] * bool(missing)
     link = "([reports/gsm8k_gpu.md](reports/gsm8k_gpu.md))"
     return f"* GSM8K on a GPU: {'; '.join(words) if parts else 'not measured yet'} {link}."
+
+
+def _section(part: dict[str, Any]) -> dict[str, Any]:
+    """The part's result; that of `bench` is the only section of its file."""
+    result: dict[str, Any] = part["result"]
+    return next(iter(result.values())) if part["part"] == "bench" else result
 
 
 def _gpu_result(name: str, r: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ class Job:
     warmup: float
     clip: float
     calibration_examples: int  # 0: the variant reads none
+    compile: bool
     eval_limit: int | None
     eval_batch_size: int
     max_new_tokens: int

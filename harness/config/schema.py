@@ -93,6 +93,7 @@ class TrainSchema:
     clip: float = MISSING
     micro_batch: int | None = None
     checkpoint_every: int = MISSING
+    compile: bool = False
     gradient_checkpointing: bool = False
     calibrate: bool = False
     calibration_examples: int = MISSING

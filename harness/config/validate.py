@@ -71,6 +71,7 @@ def job_from(cfg: DictConfig) -> Job:
         warmup=number("train.warmup", train["warmup"], lo=0, hi=1),
         clip=number("train.clip", train["clip"], above=0),
         calibration_examples=_calibration(variant, adapter, train),
+        compile=train["compile"],
         eval_limit=integer("eval.limit", evaluation["limit"], lo=1, optional=True),
         eval_batch_size=integer("eval.batch_size", eval_batch, lo=1),
         max_new_tokens=integer("eval.max_new_tokens", new_tokens, lo=1),

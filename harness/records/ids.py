@@ -47,6 +47,7 @@ def science(job: Job, prints: Fingerprints, *, typed: bool = False) -> dict[str,
     names = EVALUATED + (TRAINED if job.trains else ())
     if job.trains:
         flat |= {f"adapter.{k}": v for k, v in ad.config_fields(job.adapter).items()}
+        flat |= {"compile": True} if job.compile else {}  # records older than the key lack it
     settings: dict[str, Any] = json.loads(json.dumps(flat | {n: getattr(job, n) for n in names}))
     return settings  # tuples have become lists, as in a record
 

@@ -25,7 +25,7 @@ from harness.report.table import pair_rows, rows
 
 README, REPORTS = ROOT / "README.md", ROOT / "reports"
 CAPABILITIES = REPORTS / "capabilities.json"
-REFERENCE, SIMULATED = REPORTS / "reference", REPORTS / "simulated.json"
+REFERENCE, SIMULATED = REPORTS / "reference", REPORTS / "bench.json"
 DIGITS = "%.10g"  # the last digits of a sum may differ between processors
 NOT_COMPARABLE = "other model, prompts and scorer, published by others and not run here."
 

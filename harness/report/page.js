@@ -8,7 +8,7 @@ const AXES = {
   launches: {label: "kernel launches of a training step", less: "with fewer kernel launches", counted: true},
   forgetting: {label: "forgetting, nats per token on other text", less: "that forgets less"},
 };
-const COUNTED = "Counted on Qwen3-0.6B's shapes with GSM8K's settings (reports/simulated.md), unless measured on a GPU.";
+const COUNTED = "Counted on Qwen3-0.6B's shapes with GSM8K's settings (reports/bench.md), unless measured on a GPU.";
 const ROW = 14; // height of a label in pixels
 const SHAPES = [ // a mark around (0, 0) for each data set
   "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0", "M-4.5 -4.5h9v9h-9z", "M0 -6L5.5 4.5H-5.5z", "M0 -6L6 0L0 6L-6 0z",

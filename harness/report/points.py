@@ -117,6 +117,6 @@ def _figure(value: Any, scale: float = 1.0) -> float | None:
 
 
 def launches(file: Path) -> Launches:
-    """By variant, from reports/simulated.json; empty where it is not there."""
-    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    """By variant, from the simulated section of reports/bench.json; empty where it is not there."""
+    rows = json.loads(file.read_text())["simulated"]["rows"] if file.exists() else []
     return {row["name"]: row for row in rows}

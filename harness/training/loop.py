@@ -14,7 +14,7 @@ from harness.config.job import Job
 from harness.data.batches import batches, collate
 from harness.data.tokenize import Example
 from harness.loss import label_loss_sum
-from harness.training.checkpoint import Progress, resume, save_checkpoint
+from harness.training.checkpoint import Progress, checkpoint_interval, resume, save_checkpoint
 from harness.training.interrupt import Interrupted
 from harness.training.masters import Masters
 from harness.training.metrics import Metrics
@@ -44,7 +44,7 @@ def train(
     if progress.step:
         say(f"resuming at step {progress.step} of {job.steps}")
     order = list(batches(examples, steps=job.steps, batch_size=job.batch_size, seed=job.seed))
-    metrics = Metrics(folder, job.steps, progress, say, log)
+    metrics, every = Metrics(folder, job.steps, progress, say, log), checkpoint_interval(params, job.checkpoint_every)
     model.train()
     try:
         with metrics.bar:
@@ -56,7 +56,7 @@ def train(
                 batch = [examples[n] for n in order[step]]
                 loss, norm = optimizer_step(model, optimizer, masters, job, step, batch, pad)
                 metrics.add(loss, norm, factor * (job.lr or 0.0), sum(len(e.ids) for e in batch))
-                if (step + 1) % job.checkpoint_every == 0 or step + 1 == job.steps:
+                if (step + 1) % every == 0 or step + 1 == job.steps:
                     metrics.flush()  # no checkpoint of NaN
                     save_checkpoint(folder, params, optimizer, progress)
     except Interrupted:
@@ -77,13 +77,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 
 
 def optimizer_step(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    masters: Masters,
-    job: Job,
-    step: int,
-    batch: list[Example],
-    pad: int,
+    model: Any, optimizer: torch.optim.Optimizer, masters: Masters, job: Job, step: int, batch: list[Example], pad: int
 ) -> tuple[Tensor, Tensor]:
     """One step. Returns loss () in nats per label token and gradient norm () before clipping, still on the device."""
     torch.manual_seed((job.seed * 1_000_003 + step) % 2**63)  # dropout, where a base has it: the same when resumed

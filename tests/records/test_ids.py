@@ -50,6 +50,7 @@ SCIENCE: dict[str, list[Any]] = {
     "valid_size": [6, 7],
     "weight_decay": [0.1, 0.0],
     "eval_limit": [None, 5],
+    "compile": [False, True],
     "max_new_tokens": [12, 13],
     "max_length": [256, 300],
     "adapter": [

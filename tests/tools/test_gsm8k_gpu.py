@@ -45,12 +45,13 @@ esac
 
 
 def test_make_continues_where_it_stopped(tmp_path: Path) -> None:
-    """Parts run in order, each once; a failing part ends it, and a changed source runs a part again."""
+    """Parts run in order, each once; one that fails runs again, alone, and a changed source runs a part again."""
     names = [f"size=full part={name} until= gsm8k=data" for name in "abc"]
     (tmp_path / "fail").touch()
-    assert make(tmp_path, "gsm8k-gpu") == (2, names[:2])
+    assert make(tmp_path, "gsm8k-gpu") == (2, names)
+    assert make(tmp_path, "gsm8k-gpu") == (2, names[1:2])
     (tmp_path / "fail").unlink()
-    assert make(tmp_path, "gsm8k-gpu") == (0, names[1:])
+    assert make(tmp_path, "gsm8k-gpu") == (0, names[1:2])
     assert make(tmp_path, "gsm8k-gpu") == (0, [])
     stamps = [str(tmp_path / "stamps" / name) for name in "abc"]
     assert make(tmp_path, "-W", "adapters/_hooks.py", *stamps) == (0, names)  # as if it had just been edited
@@ -74,8 +75,8 @@ def test_sources_of_the_parts(tmp_path: Path) -> None:
     make(tmp_path, *stamps)
     for source, part in (
         ("tests/test_gpu.py", "tests"),
-        ("tools/bench_speed.py", "bench"),
-        ("harness/loss.py", "memory"),
+        ("tools/bench_steps.py", "bench"),
+        ("harness/loss.py", "bench"),
     ):
         code, parts = make(tmp_path, "-W", source, *stamps)
         assert (code, [re.findall(r"part=(\S+)", p)[0] for p in parts]) == (0, [part])
@@ -95,7 +96,7 @@ def plan(monkeypatch: Any, tmp_path: Path) -> Any:
     """plan(command): one whose part `bench` is this command."""
 
     def write(*command: str) -> None:
-        size = {"out": str(tmp_path / "out"), "bench": list(command), "common": [], "tests": [], "memory": []}
+        size = {"out": str(tmp_path / "out"), "bench": list(command), "common": [], "tests": []}
         (tmp_path / "plan.yaml").write_text(json.dumps({"sizes": {"reduced": size, "full": size}, "runs": {}}))
         monkeypatch.setattr(gsm8k_gpu, "PLAN", tmp_path / "plan.yaml")
 
@@ -151,7 +152,7 @@ def test_reduced_parts_are_those_of_the_full_plan(tmp_path: Path, capsys: Any) -
     plan = gsm8k_gpu.read_plan()
     gsm8k_gpu.main(["size=reduced", "device=cpu"])
     names = capsys.readouterr().out.split()
-    assert names == gsm8k_gpu.part_names() == ["tests", "bench", "memory", *plan["runs"]]
+    assert names == gsm8k_gpu.part_names() == ["tests", "bench", *plan["runs"]]
     assert plan["sizes"]["full"].keys() == plan["sizes"]["reduced"].keys()
     files = set()
     for name in names:
@@ -167,7 +168,10 @@ def test_reduced_parts_are_those_of_the_full_plan(tmp_path: Path, capsys: Any) -
         gsm8k_gpu.main(["device=cpu"])
     with pytest.raises(SystemExit, match=r"size: unknown, got 'big'; expected one of full, reduced\."):
         gsm8k_gpu.main(["size=big"])
-    with pytest.raises(SystemExit, match=r"part: unknown, got 'x'; expected one of tests, bench, memory, run-none, .*"):
+    with pytest.raises(
+        SystemExit,
+        match=r"part: unknown, got 'x'; expected one of tests, bench, run-lora, run-antipasto_dplr, run-none",
+    ):
         gsm8k_gpu.main(["size=reduced", "device=cpu", "part=x"])
 
 

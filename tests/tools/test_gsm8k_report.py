@@ -28,12 +28,12 @@ def test_only_cuda_measurements_are_reported(tmp_path: Path) -> None:
     assert "|" not in text
     (tmp_path / "tests.json").write_text(json.dumps(part | {"part": "tests", "device": "cuda"}))
     diverged = {"status": "diverged", "provenance": {"device": "Some GPU"}}
-    run = {"part": "run-ia3", "device": "cuda:0", "seconds": 1000.0, "result": diverged}
-    (tmp_path / "run-ia3.json").write_text(json.dumps(run))
+    run = {"part": "run-lora", "device": "cuda:0", "seconds": 1000.0, "result": diverged}
+    (tmp_path / "run-lora.json").write_text(json.dumps(run))
     text = gsm8k_report.gpu_report(gsm8k_report.gpu_parts(tmp_path))
     assert "| tests | Some GPU | 61 | 4 passed, 1 skipped |" in text
-    assert "| run-ia3 | Some GPU | 1,000 | diverged |" in text
-    assert f"Not measured: {', '.join(n for n in names if n not in ('tests', 'run-ia3'))}.\n" in text
+    assert "| run-lora | Some GPU | 1,000 | diverged |" in text
+    assert f"Not measured: {', '.join(n for n in names if n not in ('tests', 'run-lora'))}.\n" in text
 
 
 def test_a_block_is_filled_between_its_marks_alone() -> None:

@@ -16,7 +16,7 @@ import adapters as ad
 from harness.evaluation.predictions import Prediction, lines_of, whole_chunks
 from harness.run import run
 from harness.training import checkpoint, loop
-from harness.training.checkpoint import DamagedCheckpointError, Progress, load_checkpoint
+from harness.training.checkpoint import DamagedCheckpointError, Progress, checkpoint_interval, load_checkpoint
 from harness.training.interrupt import Interrupted
 from harness.training.loop import train
 from tests.conftest import attached, examples
@@ -134,6 +134,24 @@ def test_a_run_goes_on_after_a_damaged_checkpoint(small_job: Any, monkeypatch: A
         assert "the checkpoint is damaged (" in capsys.readouterr().err
         fresh = run(small_job(f"seed={len(force)}", f"runs_dir={job.runs_dir.parent / force}"))
         assert (again["test"], again["train"]["loss_last"]) == (fresh["test"], fresh["train"]["loss_last"])
+
+
+def test_large_checkpoints_are_rare(model: Any, small_job: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """At most 10 MB a step on average; a run with longer intervals resumes from the last of them."""
+
+    def parameters_of(count: int) -> dict[str, torch.nn.Parameter]:
+        return {"w": torch.nn.Parameter(torch.empty(count, device="meta"))}
+
+    assert checkpoint_interval(parameters_of(4_587_520), 100) == 100  # lora on Qwen3-0.6B: 55 MB
+    assert checkpoint_interval(parameters_of(596_049_920), 100) == 715  # full: 7.15 GB
+    steps = []
+    job = small_job(f"steps={STEPS}", "train.checkpoint_every=1")
+    with attached(model) as handle:
+        size = sum(12 * p.numel() for p in handle.trainable().values())
+        monkeypatch.setattr(checkpoint, "BYTES_PER_STEP", size // 3)
+        monkeypatch.setattr(loop, "save_checkpoint", lambda *inputs: steps.append(inputs[-1].step))
+        fit(model, job, tmp_path / "run", [])
+    assert steps == [3, 6, 8]
 
 
 def test_files_are_never_rewritten_in_place(unfinished: tuple[Any, Any, Path], monkeypatch: Any) -> None:
