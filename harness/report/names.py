@@ -98,7 +98,8 @@ def usual_adapter(variant: str, benchmark: str) -> dict[str, Any]:
     if benchmark not in loaded.get("defaults_by_benchmark", {benchmark: None}):
         return {}
     cfg = OmegaConf.create({"benchmark": {"name": benchmark}, "variant": loaded})
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)["variant"]  # type: ignore[index,call-overload]
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings: dict[str, Any] = resolved["variant"]
     return settings
 
 

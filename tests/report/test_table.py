@@ -207,4 +207,4 @@ def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job
     assert "not counted" not in capsys.readouterr().out
     show(str(job.runs_dir))
     assert "[lora](" in (repository / "README.md").read_text()
-    assert "\nlora (" in capsys.readouterr().out
+    assert "\nlora  " in capsys.readouterr().out
