@@ -79,7 +79,7 @@ def test_batches_are_bucketed_shuffled_and_seeded() -> None:
 @pytest.mark.slow
 def test_order_of_the_published_records(tmp_path: Path, small_job: Any) -> None:
     """Their order hash and counts were written when all examples were a list in memory: the same from the cache."""
-    (path,) = ROOT.glob("runs/published/tiny-tiny__lora__r8__lr0.01__none__s400__seed0/result.json")
+    (path,) = ROOT.glob("runs/published/tiny-tiny__lora__r8__lr0.01__none__s250__seed0/result.json")
     record = json.loads(path.read_text())
     (cfg,) = compositions(["benchmark=tiny", "variant=lora", f"cache_dir={tmp_path}", "threads=1"], multirun=False)
     job = job_from(cfg)

@@ -142,7 +142,7 @@ def test_earlier_versions_are_read_as_todays() -> None:
         assert record["schema_version"] == SCHEMA_VERSION
         stamps = {"schema_version", "science", "science_hash", "engine_hash", "results_version"}
         assert {k: v for k, v in record.items() if k not in stamps} == {k: v for k, v in raw.items() if k not in stamps}
-        assert record["science"] == raw["science"] | {"results_version": 1}
+        assert record["science"] == {"results_version": 1} | raw["science"]
         assert record["science_hash"] == sha256(record["science"])
     old = {k: v for k, v in factory.record().items() if k not in ("engine_hash", "results_version")}
     old |= {"schema_version": 1, "science": {k: v for k, v in old["science"].items() if k != "results_version"}}
