@@ -107,15 +107,16 @@ def write_section(args: Any, name: str, source: str, measure: Callable[[], dict[
     from harness.measure.provenance import provenance
 
     where = {k: v for k, v in vars(args).items() if k not in ("out", "force")}
+    device = where.get("device", "cpu")
     used = [Path(source), ROOT / "harness" / "loss.py", *sorted((ROOT / "tools").glob("_*.py"))]
     for room in ("adapters", "harness/training", "harness/evaluation"):
         used += sorted((ROOT / room).glob("*.py"))
-    key = sha256([where, source_sha256(used), device_name(args.device), torch.get_num_threads()])[:16]
+    key = sha256([where, source_sha256(used), device_name(device), torch.get_num_threads()])[:16]
     if not args.force and _sections(args.out).get(name, {}).get("key") == key:
         print(f"{name}: up to date (force=true measures again)")
         return
     section = measure() | {"arguments": where, "key": key, "peft": version("peft")}
-    section |= {"provenance": provenance(args.device)}
+    section |= {"provenance": provenance(device)}
     write_text(under_root(args.out), json.dumps(_sections(args.out) | {name: section}, indent=1) + "\n")
 
 

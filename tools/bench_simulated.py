@@ -39,7 +39,6 @@ class Arguments:
     share: float = 0.64
     rows: int = 64
     context: int = 440
-    device: str = "cpu"
     out: str = "reports/bench.json"
     force: bool = False
 
