@@ -76,9 +76,12 @@ class Forwards:
 
 
 def innermost(model: nn.Module, layers: list[nn.Module]) -> nn.Module:
-    """The innermost module of `model` that holds all `layers` and has a forward of its own (a ModuleList has none)."""
+    """The innermost module of `model` that holds all `layers` and has a forward of its own (a ModuleList has none).
+
+    `model` itself where there is none: nothing is then computed together.
+    """
     callable_ = [m for m in model.modules() if type(m).forward is not nn.Module.forward]
-    return [m for m in callable_ if set(layers) <= set(m.modules())][-1]
+    return [model, *(m for m in callable_ if set(layers) <= set(m.modules()))][-1]
 
 
 def tensor_of(site: Variant, name: str) -> Tensor:

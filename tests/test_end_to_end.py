@@ -29,7 +29,7 @@ KEYS = (  # DESIGN.md §4
     "adapter_file_bytes test valid train memory cost forgetting health science_hash code_hash provenance"
 )
 METRICS = "accuracy correct total flexible_accuracy truncated no_answer questions_hash correct_bits scorer_version"
-METRICS += " response_loss response_tokens response_nats"
+METRICS += " response_loss response_tokens response_nats strata"
 PROVENANCE = {"commit", "dirty", "argv", "versions", "threads", "device", "order_hash"}
 FILES = {"config.yaml", "metrics.jsonl", "predictions.jsonl", "adapter.safetensors", "run.log", "result.json"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -26,14 +27,14 @@ def refused(cfg, o, i, message):
 # -- memory ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", HAS_SITES)
 def test_no_dense_matrix_waits_for_the_backward_pass(name):
-    """Of tensors as large as a weight, autograd keeps only what the layers hold anyway: weights and bases."""
+    """Of matrices as large as a weight (one of a stack of layers, too), autograd keeps only weights and bases."""
     model, ids = toy(), tokens(2, 3)
     attached(model, name)
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept = []
 
     def pack(t):
-        if t.numel() >= 256 and t.untyped_storage().data_ptr() not in own:
+        if math.prod(t.shape[-2:]) >= 256 and t.untyped_storage().data_ptr() not in own:
             kept.append(tuple(t.shape))
         return t
 
