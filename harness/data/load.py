@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from harness.config.job import Job
@@ -13,9 +14,10 @@ from harness.data.token_cache import Counts
 from harness.data.tokenize import Example
 from harness.data.training_set import COUNTED, keep, training_set
 from harness.inputs.fingerprints import Fingerprints
-from harness.inputs.rows import Question, read_questions
+from harness.inputs.rows import Question, read_questions, stream_rows
 
 log = logging.getLogger("harness")
+FIRST = 100  # training rows that are looked at first
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ def load_data(job: Job, tokenizer: Any, prints: Fingerprints) -> Data:
     Successive jobs of a process share what they have in common.
     """
     questions, test = _questions(job, "data.questions", prints), _questions(job, "data.test", prints)
+    if job.trains:  # a wrong file or column is named before anything is computed from the others
+        for _ in islice(stream_rows(job.train_source, "data.train", needed=("query", "response")), FIRST):
+            pass
     valid, held_out = hold_out(questions, test, job.valid_size)
     train: Sequence[Example] = []
     counts = dict.fromkeys(COUNTED, 0)
