@@ -9,7 +9,7 @@ python -m tools.table
     words="benchmark=tiny" what every run has in common
 
 The learning rates are half a decade apart around each variant's default, at seed 0. While the best lies at an edge of
-its grid, the grid grows there. Records decide what is left, so the same command resumes.
+those tried, one more is tried beyond it. Local and published records decide what is left, so the same command resumes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from harness.cli.arguments import parse
 
 if TYPE_CHECKING:
     from harness.config.job import Job
+    from harness.inputs.fingerprints import Fingerprinter
 
-SCALES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # times the default
-FIRST = slice(4, 9)  # the five that everyone gets
+SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the first learning rates, times the default; further ones go on by decades
 
 
 @dataclass
@@ -44,20 +44,21 @@ class Arguments:
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
     import adapters as ad
+    from harness.inputs.fingerprints import Fingerprinter
     from harness.records.progress import duration
     from tools._shared import one_of
 
     names = [one_of("variants", v, ad.VARIANTS) for v in args.variants.split(",")] if args.variants != "all" else None
-    bases = {v: _job(args, v) for v in names or ad.VARIANTS}
+    bases, fingerprinter = [_job(args, v) for v in names or ad.VARIANTS], Fingerprinter()
     if args.plan:
-        for job in [job for base in bases.values() for job in _lacking(base, args.seeds)]:
+        for job in [job for base in bases for job in lacking(base, args.seeds, fingerprinter)]:
             print(_name(job))
         return
     running: dict[Future[float], Job] = {}
     took: list[float] = []
     with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         while True:
-            left = [job for base in bases.values() for job in _lacking(base, args.seeds)]
+            left = [job for base in bases for job in lacking(base, args.seeds, fingerprinter)]
             waiting = [job for job in left if job not in running.values()]
             while waiting and len(running) < args.workers:
                 job = waiting.pop(0)
@@ -94,23 +95,29 @@ def _run(job: Job) -> float:
     return time.monotonic() - start
 
 
-def _lacking(base: Job, seeds: int) -> list[Job]:
-    """The runs of one variant that are known to be lacking: its grid first, what follows from the grid later."""
-    from harness.inputs.fingerprints import Fingerprinter
+def lacking(base: Job, seeds: int, fingerprinter: Fingerprinter) -> list[Job]:
+    """The runs of one variant that are known to be lacking: its learning rates first, seeds at the best one last."""
+    from harness.paths import PUBLISHED
+    from harness.records.choose_lr import choose
     from harness.records.plan import plan
+    from harness.records.store import read_records
     from harness.records.tuning import lr_curve
 
     if base.lr is None:
-        return [base] if plan(base).action in ("run", "resume") else []
-    curve = lr_curve(base, Fingerprinter())
-    grid = [float(f"{base.lr * scale:.12g}") for scale in SCALES]
-    valid = {lr: curve[lr][0] for lr in grid if 0 in curve.get(lr, {})}
-    if lacking := [lr for lr in grid[FIRST] if lr not in valid]:
-        return [replace(base, lr=lr) for lr in lacking]
-    best = max(valid, key=lambda lr: (valid[lr], -lr))
-    place = grid.index(best)
-    if beyond := [lr for lr in grid[max(place - 1, 0) : place + 2] if lr not in valid]:
-        return [replace(base, lr=lr) for lr in beyond]
+        wanted = plan(base, fingerprinter).science_hash
+        records = read_records([base.runs_dir, PUBLISHED]).records
+        return [] if any(r["science_hash"] == wanted and r["status"] == "done" for r in records) else [base]
+    curve = lr_curve(base, fingerprinter)
+    tried = {lr: curve[lr][base.seed] for lr in sorted(curve) if base.seed in curve[lr]}
+    first = [float(f"{base.lr * scale:.12g}") for scale in SCALES]
+    if len(tried) < len(first):
+        return [replace(base, lr=lr) for lr in first if lr not in tried][: len(first) - len(tried)]
+    choice = choose([(lr, {base.seed: valid}) for lr, valid in tried.items()])
+    rates = [point.lr for point in choice.points]
+    if choice.edge:  # a rate and its next but one are a decade apart
+        beyond = rates[1] / 10 if choice.best == 0 else rates[-2] * 10
+        return [replace(base, lr=float(f"{beyond:.12g}"))]
+    best = rates[choice.best]
     return [replace(base, seed=s, lr_chosen="tuned") for s in range(seeds) if s not in curve[best]]
 
 
