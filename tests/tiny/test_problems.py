@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -276,3 +278,33 @@ def test_check_refuses_another_recipe(tmp_path):
     (tmp_path / "recipe.json").write_text('{"recipe_hash": "0"}', encoding="utf-8")
     with pytest.raises(SystemExit, match="make tiny-base"):
         recipe.check(tmp_path)
+
+
+def test_interrupted_pretraining_resumes_to_the_same_weights(tokenizer, tmp_path, monkeypatch):
+    """Stopped after two of four steps; a state of another recipe is not used."""
+    import torch
+
+    from harness.tiny import pretrain
+
+    monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
+    small = recipe.Recipe(hidden_size=16, layers=1, heads=1, head_dim=16, intermediate_size=16, steps=4, batch_rows=2)
+
+    def weights(state: Path, made: recipe.Recipe = small, stop: bool = False) -> dict[str, torch.Tensor]:
+        def report(line: str) -> None:
+            lines.append(line)
+            if stop and line.startswith("step 2/"):
+                raise KeyboardInterrupt
+
+        return pretrain.pretrain(made, tokenizer, state, report).state_dict()
+
+    lines: list[str] = []
+    whole = weights(tmp_path / "whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        weights(tmp_path / "stopped.pt", stop=True)
+    lines.clear()
+    resumed = weights(tmp_path / "stopped.pt")
+    assert [line.split(",")[0] for line in lines[1:]] == ["step 4/4"]
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    lines.clear()
+    weights(tmp_path / "stopped.pt", dataclasses.replace(small, seed=1))
+    assert [line.split(",")[0] for line in lines[1:]] == ["step 2/4", "step 4/4"]
