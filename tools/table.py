@@ -1,7 +1,7 @@
 """Fills the results table: `make table`. Five learning rates per variant on validation, then seeds at the best one.
 
 python -m tools.table
-    variants=all           or names; the untrained floor runs once
+    variants=all           or <name>,<name>; the untrained floor runs once
     seeds=5                at the chosen learning rate; 1: the learning rates only
     runs_dir=runs
     workers=2              processes, one thread each
@@ -18,7 +18,7 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the first learning rates, times the de
 
 @dataclass
 class Arguments:
-    variants: str = "all"
+    variants: list[str] = field(default_factory=lambda: ["all"])
     seeds: int = 5
     runs_dir: str = "runs"
     workers: int = 2
@@ -43,13 +43,11 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    import adapters as ad
     from harness.inputs.fingerprints import Fingerprinter
     from harness.records.progress import duration
-    from tools._shared import one_of
+    from tools._shared import variants
 
-    names = [one_of("variants", v, ad.VARIANTS) for v in args.variants.split(",")] if args.variants != "all" else None
-    bases, fingerprinter = [_job(args, v) for v in names or ad.VARIANTS], Fingerprinter()
+    bases, fingerprinter = [_job(args, v) for v in variants(args.variants, trains_base=True)], Fingerprinter()
     if args.plan:
         for job in [job for base in bases for job in lacking(base, args.seeds, fingerprinter)]:
             print(_name(job))

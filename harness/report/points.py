@@ -118,5 +118,5 @@ def _figure(value: Any, scale: float = 1.0) -> float | None:
 
 def launches(file: Path) -> Launches:
     """By variant, from the simulated section of reports/bench.json; empty where it is not there."""
-    rows = json.loads(file.read_text())["simulated"]["rows"] if file.exists() else []
-    return {row["name"]: row for row in rows}
+    sections = json.loads(file.read_text()) if file.exists() else {}
+    return {row["name"]: row for row in sections.get("simulated", {"rows": []})["rows"]}
