@@ -368,6 +368,44 @@ def test_dora_norm_is_the_dense_one_in_fp32_and_bf16():
             assert close(ratio.double(), W.norm(dim=1) / n, 2e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)], ids=str)
+def test_dora_keeps_no_layer_output_for_backward(dtype, tolerance, bias):
+    """Bytes that a training pass saves, beside LoRA's; gradients equal those of layers alone, which keep outputs."""
+    ids, kept = tokens(32, 32), {}
+
+    def build(name):
+        model = toy(dtype)
+        for layer in model.layers if not bias else ():
+            layer.q_proj.bias = layer.v_proj.bias = None
+        handle = attached(model, name)
+        generic(handle)
+        return model, handle
+
+    for name in ("lora", "dora"):
+        model, handle = build(name)
+        sizes = {}
+
+        def pack(t, sizes=sizes):
+            sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            loss = loss_of(model, ids)  # its graph keeps every saved tensor alive, so that no address is used twice
+        kept[name] = sum(sizes.values())
+        loss.backward()
+    smallest = ids.numel() * min(site.o for site in handle.sites.values()) * dtype.itemsize
+    assert kept["dora"] < kept["lora"] + smallest
+
+    alone, other = build("dora")
+    h = alone.embedding(ids)
+    for layer in alone.layers:
+        h = layer(h)
+    F.cross_entropy(alone.lm_head(h).flatten(0, 1).float(), ids.flatten()).backward()
+    got, expected = gradients(handle), gradients(other)
+    assert all((g - expected[n]).abs().max() <= tolerance * expected[n].abs().max() for n, g in got.items())
+
+
 def test_pissa_keeps_small_updates_in_bf16():
     """After a step of 1e-4 the bf16 update is the fp64 one to bf16 rounding; B(Ax) − B₀(A₀x) would be noise."""
     model = toy(torch.bfloat16)

@@ -8,7 +8,6 @@ from tests.dense import Dense, Layer
 from tests.oracles import lora
 
 COUNT = 4_673_536
-OVER = {"peak": "the magnitude's gradient needs the base layer's output, which LoRA does not keep"}
 SETTINGS = [{"scaling": "rslora"}]
 DETACHED = {"lora_A", "lora_B"}  # the norm n is a constant
 PEFT = {
