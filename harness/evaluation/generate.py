@@ -16,6 +16,7 @@ from torch import Tensor
 
 import adapters as ad
 from harness.evaluation.kv_cache import KeyValueCache, additive, takes_additive_mask
+from harness.evaluation.onednn import onednn_linears
 
 CHECK_EVERY = 8  # tokens of a row between looks at its text: decoding at every one would cost more than it saves
 PREFILL = 1024  # tokens of a prefill on a CPU, whose caches hold their activations; of 5,000, elementwise work takes 4×
@@ -179,7 +180,7 @@ def generate(
     # In 8-bit a row depends on its batch, which must stay whole; a GPU gains nothing from small prefills.
     prefill = PREFILL if compact and device == "cpu" else None
     batch = Batch(model, device, pad, min(batch_size, len(prompts)), prefill)
-    with ad.frozen(model):
+    with ad.frozen(model), onednn_linears(model):
         while waiting or batch.rows:
             room = batch_size - len(batch.rows)
             if waiting and (not batch.rows or (compact and len(batch.rows) <= REFILL * batch_size)):

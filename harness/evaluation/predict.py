@@ -39,6 +39,7 @@ def predict(
     eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
     prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
     chunks = _chunks([len(p) for p in prompts], CHUNK * job.eval_batch_size, shuffled)
+    compact = job.quantization != "8bit"
     known = whole_chunks(file, split, chunks)
     progress = Progress(split, len(questions), len(known), tick)
 
@@ -47,23 +48,23 @@ def predict(
         return answer_complete(_text(tokenizer, tokens))
 
     with progress.bar:
-        for chunk in chunks:
-            if chunk[0] in known:
-                continue
+        for chunk in [c for c in chunks if c[0] not in known]:
+            # Shortest first: a row in work has grown when a longer prompt joins it, and less padding is attended to.
+            turns = chunk[::-1] if compact else chunk
             answers = generate(
                 model,
-                [prompts[n] for n in chunk],
+                [prompts[n] for n in turns],
                 eos=eos,
                 pad=pad,
                 batch_size=job.eval_batch_size,
                 max_new_tokens=job.max_new_tokens,
                 complete=complete,
-                compact=job.quantization != "8bit",
+                compact=compact,
                 device=job.device,
                 answered=progress.answered,
             )
             texts = [_text(tokenizer, a.tokens) for a in answers]
-            fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(chunk, texts, answers, strict=True)]
+            fresh = [Prediction(split, n, t, a.finished) for n, t, a in zip(turns, texts, answers, strict=True)]
             with open(file, "a", encoding="utf-8") as out:
                 out.write(lines_of(fresh))
             known |= {p.index: p for p in fresh}

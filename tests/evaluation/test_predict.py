@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.evaluation.generate import generate
 from harness.evaluation.predict import CHUNK, eos_ids, predict
 from harness.evaluation.predictions import Prediction, read_predictions
 from harness.inputs.rows import Question
@@ -74,6 +75,26 @@ def test_texts_do_not_depend_on_the_batch_size(model: Any, tokenizer: Any, small
         for n, changes in enumerate(({"eval_batch_size": 1}, {"eval_batch_size": 7}, {"quantization": "8bit"}))
     ]
     assert by_size[0] == by_size[1] == by_size[2]
+
+
+def test_within_a_chunk_short_prompts_are_answered_first(
+    model: Any, tokenizer: Any, small_job: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The longest chunk still comes first, where memory would run out; 8-bit batches keep the longest first."""
+    turns: list[list[int]] = []
+
+    def noted(model: Any, prompts: list[list[int]], **kw: Any) -> Any:
+        turns.append([len(p) for p in prompts])
+        return generate(model, prompts, **kw)
+
+    monkeypatch.setattr("harness.evaluation.predict.generate", noted)
+    for quantization, descending in (("none", False), ("8bit", True)):
+        job = dataclasses.replace(small_job("eval.batch_size=2", "eval.max_new_tokens=2"), quantization=quantization)
+        run_predict(model, tokenizer, job, tmp_path / f"{quantization}.jsonl")
+        assert [max(t) for t in turns] == sorted((max(t) for t in turns), reverse=True)
+        assert all(t == sorted(t, reverse=descending) for t in turns)
+        assert any(t[0] != t[-1] for t in turns)
+        turns.clear()
 
 
 def test_of_a_chunk_cut_short_nothing_is_kept(model: Any, tokenizer: Any, small_job: Any, tmp_path: Path) -> None:
