@@ -22,7 +22,8 @@ def onednn_linears(model: nn.Module) -> Iterator[None]:
 
     Subclasses (quantized layers), layers whose `forward` somebody replaced, and builds without oneDNN stay as they are.
     """
-    layers = [m for m in model.modules() if _is_plain(m)] if torch.backends.mkldnn.is_available() else []
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    layers = [m for m in model.modules() if _is_plain(m)] if available else []
     for layer in layers:
         layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
     try:
