@@ -35,15 +35,10 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
         Column("test accuracy, % [95 % interval]", accuracy, lambda r: r["accuracy"]),
         *_platinum(part),
         Column("seeds", lambda r: str(r["seeds"]), lambda r: r["seeds"]),
-        Column(
-            f"difference to {against}, points [95 %], p",
-            lambda r: "baseline" if r["cell"] == baseline else difference(r),
-            lambda r: r["difference"],
-            bold=is_clear,
-        ),
+        _difference(f"difference to {against}, points [95 %], p", baseline, p=True),
         Column("lr", lambda r: number(r["lr"], "g") + (" (edge)" if r["edge"] else ""), lambda r: r["lr"]),
-        Column("trained parameters", lambda r: number(r["params"], ",.0f"), lambda r: r["params"]),
-        Column("file, kB", lambda r: number(r["file_bytes"], ",.1f", 1e-3), lambda r: r["file_bytes"]),
+        number_column("trained parameters", "params", ",.0f"),
+        number_column("file, kB", "file_bytes", ",.1f", 1e-3),
         *_memory(part),
         number_column("forgetting, nats/token", "forgetting", "+.4f"),
         number_column("added MACs/token", "added_macs_per_token", ",.0f"),
@@ -61,13 +56,8 @@ def brief_columns(part: pd.DataFrame) -> list[Column]:
     return [
         Column("adapter", label, lambda r: r["name"]),
         Column("accuracy, % [95 %]", accuracy, lambda r: r["accuracy"]),
-        Column(
-            f"difference to {against}, points",
-            lambda r: "baseline" if r["cell"] == baseline else difference(r, p=False),
-            lambda r: r["difference"],
-            bold=is_clear,
-        ),
-        Column("parameters", lambda r: number(r["params"], ",.0f"), lambda r: r["params"]),
+        _difference(f"difference to {against}, points", baseline, p=False),
+        number_column("parameters", "params", ",.0f"),
         Column("learning rate (tried)", _rate, lambda r: r["lr"]),
     ]
 
@@ -77,6 +67,15 @@ def _baseline(part: pd.DataFrame) -> tuple[str | None, str]:
     baseline = next((b for b in part["baseline"] if known(b)), None)
     base = part.loc[part["cell"] == baseline, "variant"]
     return baseline, str(base.iloc[0]) if len(base) else "the baseline"
+
+
+def _difference(head: str, baseline: str | None, *, p: bool) -> Column:
+    """Bold where it is larger than the noise of questions and seeds."""
+
+    def text(row: Row) -> str:
+        return "baseline" if row["cell"] == baseline else difference(row, p=p)
+
+    return Column(head, text, lambda r: r["difference"], bold=lambda r: known(r["clear"]) and bool(r["clear"]))
 
 
 def number_column(head: str, name: str, form: str, scale: float = 1.0) -> Column:
@@ -157,11 +156,6 @@ def label(row: Row) -> str:
     return full_name(row) + "".join(f" ({row[f'curve_{k}']} {k})" for k in ("diverged", "failed") if row[f"curve_{k}"])
 
 
-def is_clear(row: Row) -> bool:
-    """Whether the difference to the baseline is larger than the noise of questions and seeds."""
-    return known(row["clear"]) and bool(row["clear"])
-
-
 def paper(row: Row) -> str | None:
     """Address of the variant's paper."""
     kind = ad.VARIANTS.get(row["variant"])
@@ -174,7 +168,7 @@ def accuracy(row: Row) -> str:
     return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def difference(row: Row, *, p: bool = True) -> str:
+def difference(row: Row, *, p: bool) -> str:
     if not known(row["difference"]):
         return "–"
     text = f"{100 * row['difference']:+.1f} [{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]"

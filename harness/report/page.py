@@ -17,15 +17,15 @@ from harness.report.columns import Capabilities, Column, columns, known, paper
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
 from harness.report.notes import notes
 from harness.report.others import Reference, numeric
-from harness.report.points import Points
 
 Cells = list[tuple[str, Any]]  # (HTML, sort key) of one row
 
 
-def page(frame: pd.DataFrame, able: Capabilities, sets: list[Points], published: list[Reference]) -> str:
-    """The whole page. sets: the plot's data, of the frame's sections and then of the published tables, in order."""
-    parts = [] if frame.empty else [(str(title), part) for title, part in frame.groupby("section", sort=False)]
-    tables = [_section(title, part, able) for title, part in parts] + [_reference(r) for r in published]
+def page(
+    parts: dict[str, pd.DataFrame], able: Capabilities, sets: list[dict[str, Any]], published: list[Reference]
+) -> str:
+    """The whole page. sets: the plot's data (title, note, points), of the parts and then of the published tables."""
+    tables = [_section(title, part, able) for title, part in parts.items()] + [_reference(r) for r in published]
     if not parts:
         tables.insert(0, "<p>No published runs yet.</p>")
     data = json.dumps(sets, separators=(",", ":")).replace("<", "\\u003c")
