@@ -166,8 +166,7 @@ def platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write
     fingerprint = source_fingerprint(source, run.job.cache_dir, PLATINUM).content
     found = score_platinum(run.stored("test", questions), questions, corrected, fingerprint)
     test = run.record["test"]
-    print(run_id)
-    print(f"  test        {percent(test)}  ({test['correct']}/{test['total']})")
+    print(f"{run_id}\n  test        {percent(test)}  ({test['correct']}/{test['total']})")
     print(f"  platinum    {platinum_text(found)}")
     if write:
         run.write(platinum=found)
