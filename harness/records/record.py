@@ -157,7 +157,17 @@ class Record(TypedDict):
     repeat: NotRequired[Repeat]
 
 
-DONE = ("valid", "test", "memory", "cost", "forgetting", "health", "adapter_file_bytes", "seconds")  # keys it must have
+DONE = (
+    "trainable_params",
+    "valid",
+    "test",
+    "memory",
+    "cost",
+    "forgetting",
+    "health",
+    "adapter_file_bytes",
+    "seconds",
+)  # keys it must have
 
 
 def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
@@ -207,9 +217,9 @@ def checked(raw: Any) -> Record:
     elif raw["steps"] != 0 and raw["status"] == "done":
         raise ValueError(f"steps: {raw['steps']} of a run without a learning rate")
     if raw["status"] == "done":
-        missing = [key for key in (*DONE, *(("train",) if raw["lr"] is not None else ())) if key not in raw]
-        if missing or raw["trainable_params"] is None:
-            raise ValueError(f"{missing[0] if missing else 'trainable_params'} is missing")
+        needed = DONE if raw["lr"] is None else (*DONE, "train")
+        if missing := [key for key in needed if raw.get(key) is None]:
+            raise ValueError(f"{missing[0]} is missing")
         for split in ("valid", "test"):
             check_scores(raw[split], split)
     if "accuracy" in raw.get("platinum", {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +137,16 @@ def _pair_column(head: str, kind: str, one: str, two: str, form: str) -> Column:
     return Column(head, text, lambda r: r[one] if r["memory"] == kind else None)
 
 
+def row_cells(row: Row, used: list[Column], escape: Callable[[str], str], strong: str, link: str) -> list[str]:
+    r"""A row's cells in Markdown or HTML. strong: of bold text {}. link: of the variant's name \1 to its paper {}."""
+    texts = [escape(column.text(row)) for column in used]
+    texts = [strong.format(text) if c.bold(row) else text for c, text in zip(used, texts, strict=True)]
+    kind = ad.VARIANTS.get(row["variant"])
+    if kind and kind.paper:
+        texts[0] = re.sub(r"^(\S+)", link.format(f"https://arxiv.org/abs/{kind.paper}"), texts[0])
+    return texts
+
+
 # -- cells -------------------------------------------------------------------------------------------------------------
 def known(value: Any) -> bool:
     return value is not None and not pd.isna(value)
@@ -154,12 +165,6 @@ def full_name(row: Row) -> str:
 def label(row: Row) -> str:
     """The full name, and how many runs ended badly."""
     return full_name(row) + "".join(f" ({row[f'curve_{k}']} {k})" for k in ("diverged", "failed") if row[f"curve_{k}"])
-
-
-def paper(row: Row) -> str | None:
-    """Address of the variant's paper."""
-    kind = ad.VARIANTS.get(row["variant"])
-    return f"https://arxiv.org/abs/{kind.paper}" if kind and kind.paper else None
 
 
 def accuracy(row: Row) -> str:

@@ -13,7 +13,7 @@ from harness.records.record import Record, one_line
 from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
 from harness.report.names import roles
-from harness.report.sections import Cell, Section, questions_of, sections
+from harness.report.sections import Cell, questions_of, sections
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.summary import peak, unhealthy
 
@@ -28,8 +28,8 @@ COMPARED: tuple[str, ...] = ("baseline", "difference", "difference_low", "differ
 COMPARED += ("seeds_measured", "clear", "detectable", "train_overhead_gb", "eval_overhead_gb", *RESPONSES)
 
 
-def cells(records: list[Record]) -> dict[str, list[Record]]:
-    """Cell name → runs that differ in nothing but their seed. The name is the run id without the seed.
+def cells(records: list[Record]) -> list[Cell]:
+    """Runs that differ in nothing but their seed, by name: the run id without the seed.
 
     Runs of one such name that differ in more all the same (data, defaults or scorer have changed between them) are not
     averaged: the largest group has the name, the others the name and a hash.
@@ -41,10 +41,10 @@ def cells(records: list[Record]) -> dict[str, list[Record]]:
         questions = sha256(questions_of(record))[:8] if record["status"] == "done" else ""
         fitting = [key for key in same if key.startswith(settings)]  # where a failed run belongs
         same.setdefault((questions and settings + questions) or next(iter(fitting), settings), []).append(record)
-    out: dict[str, list[Record]] = {}
+    out = []
     for name, same in groups.items():
         largest = max(same, key=lambda key: len(same[key]))
-        out |= {name if key == largest else f"{name}__{sha256(key)[:8]}": runs for key, runs in same.items()}
+        out += [Cell(name if k == largest else f"{name}__{sha256(k)[:8]}", runs) for k, runs in same.items()]
     return out
 
 
@@ -53,7 +53,7 @@ def rows(records: list[Record]) -> pd.DataFrame:
     """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
     role = roles()
     out: list[dict[str, Any]] = []
-    for section in _sections(records):
+    for section in sections(cells(records)):
         tuned = curves(section.cells)
         compared = differences([c.chosen for c in tuned], role.baseline)
         new = [_row(cell) | {"section": section.title, "main": section.main} for cell in section.cells]
@@ -78,14 +78,10 @@ def by_section(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def pair_rows(records: list[Record]) -> pd.DataFrame:
     """Exact McNemar of every chosen run against the baseline's run with the same seed."""
     out = []
-    for section in _sections(records):
+    for section in sections(cells(records)):
         compared = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
         out += [{"section": section.title} | pair for pair in compared]
     return pd.DataFrame(out)
-
-
-def _sections(records: list[Record]) -> list[Section]:
-    return sections([Cell(name, runs) for name, runs in cells(records).items()])
 
 
 def _row(cell: Cell) -> dict[str, Any]:
