@@ -94,4 +94,7 @@ def code_hash(variant: str, folder: Path = ROOT / "adapters") -> str:
 def engine_hash() -> str:
     """16 digits over the syntax trees of the modules that make results."""
     places = [ROOT / "harness" / name for name in ENGINE]
-    return source_sha256(f for place in places for f in ([place] if place.suffix else sorted(place.glob("*.py"))))[:16]
+    files: list[Path] = []
+    for place in places:
+        files += sorted(place.glob("*.py")) if place.is_dir() else [place]
+    return source_sha256(files)[:16]

@@ -157,17 +157,8 @@ class Record(TypedDict):
     repeat: NotRequired[Repeat]
 
 
-DONE = (
-    "trainable_params",
-    "valid",
-    "test",
-    "memory",
-    "cost",
-    "forgetting",
-    "health",
-    "adapter_file_bytes",
-    "seconds",
-)  # keys it must have
+# Keys of a finished run's record.
+DONE = ("trainable_params", "valid", "test", "memory", "cost", "forgetting", "health", "adapter_file_bytes", "seconds")
 
 
 def upgraded(raw: dict[str, Any]) -> dict[str, Any]:

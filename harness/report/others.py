@@ -140,11 +140,8 @@ def _reference(file: Path, about: dict[str, Any]) -> Reference:
         short = name.replace(about.get("left_out", "\n"), " ").removesuffix(" default")
         whole = name == about.get("ceiling")
         shares = {k: round(100 * float(v), 2) for k, v in (("accuracy", share[n]), ("low", low), ("high", high))}
-        points.append(
-            point(name, id=name, name=short, quantization="none", seeds=1, reference=whole, baseline=False)
-            | shares
-            | axes
-        )
+        row = point(name, id=name, name=short, quantization="none", seeds=1, reference=whole, baseline=False)
+        points.append(row | shares | axes)
     head = [about["name"], "accuracy, % [Wilson, added here]", *(c.replace("_", " ") for c in others)]
     return Reference(about["title"], about["source"], about["note"], head, body, points)
 

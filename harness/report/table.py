@@ -21,9 +21,10 @@ from harness.report.summary import peak, unhealthy
 MEASURED: tuple[str, ...] = ("accuracy", "low", "high", "seed_low", "seed_high", "flexible", "valid", "questions")
 MEASURED += ("truncated", "file_bytes", "memory", "peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds")
 MEASURED += ("attach_seconds", "added_macs_per_token", "forgetting", "device", "dirty", "mixed_code", "unhealthy")
-MEASURED += ("platinum", "platinum_questions", "response_loss", "repeat")
+RARE = ("platinum", "platinum_questions", "response_loss", "repeat")
+MEASURED += RARE
 RESPONSES = ("response_difference", "response_low", "response_high")
-OPTIONAL = (*MEASURED[-4:], *RESPONSES)  # columns that are there only where a run has them
+OPTIONAL = (*RARE, *RESPONSES)  # columns that are there only where a run has them
 COMPARED: tuple[str, ...] = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm")
 COMPARED += ("seeds_measured", "clear", "detectable", "train_overhead_gb", "eval_overhead_gb", *RESPONSES)
 
