@@ -37,7 +37,7 @@ from harness.paths import under_root
 from harness.records.ids import science
 from harness.records.record import Record, checked
 from harness.records.store import read_record, write_record
-from harness.report.summary import percent, platinum_line, repeat_line
+from harness.report.summary import percent, platinum_text, repeat_text
 from harness.scoring import SCORER_VERSION
 
 
@@ -166,9 +166,8 @@ def platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write
     fingerprint = source_fingerprint(source, run.job.cache_dir, PLATINUM).content
     found = score_platinum(run.stored("test", questions), questions, corrected, fingerprint)
     test = run.record["test"]
-    print(run_id)
-    print(f"  test        {percent(test)}  ({test['correct']}/{test['total']})")
-    print(platinum_line(found))
+    print(f"{run_id}\n  test        {percent(test)}  ({test['correct']}/{test['total']})")
+    print(f"  platinum    {platinum_text(found)}")
     if write:
         run.write(platinum=found)
     return found
@@ -183,7 +182,7 @@ def repeat(run_id: str, runs_dir: str, turns: int, *, write: bool, device: str) 
     with run.adapted() as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
         file = (run.folder if write else Path(scratch)) / "predictions.jsonl"
         found = repeat_test(model, tokenizer, questions, run.job, first, file, _progress, turns=turns)
-    print(f"{run_id}\n{repeat_line(found)}")
+    print(f"{run_id}\n  repeat      {repeat_text(found)}")
     if write:
         run.write(repeat=found)
     return found
@@ -198,7 +197,7 @@ def _pairs(columns: str) -> dict[str, str]:
 
 
 def _compare(run_id: str, split: str, recorded: Scores, found: Scores) -> None:
-    print(f"{run_id}")
+    print(run_id)
     print(f"  {split} now       {percent(found)}  ({found['correct']}/{found['total']}, 95 % interval)")
     print(f"  {split} recorded  {percent(recorded)}  ({recorded['correct']}/{recorded['total']})")
     if "response_loss" in found and "response_loss" in recorded:
@@ -208,7 +207,7 @@ def _compare(run_id: str, split: str, recorded: Scores, found: Scores) -> None:
         right = from_bits(found["correct_bits"], found["total"])
         before = from_bits(recorded["correct_bits"], recorded["total"])
         different = sum(a != b for a, b in zip(right, before, strict=True))
-        print("  the same questions are right" if not different else f"  {different} questions differ in correctness")
+        print(f"  {different} questions differ in correctness" if different else "  the same questions are right")
 
 
 def _progress(text: str) -> None:

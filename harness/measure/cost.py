@@ -101,21 +101,21 @@ def pass_times(loss: Callable[[], Tensor], device: str, repeats: int = 3) -> dic
 
     Empty where the device has no memory left for it: a figure of cost must not end a run that is finished otherwise.
     """
-    forward, backward = [], []
+    times = []
     try:
         for _ in range(repeats + 1):  # the first is a warm-up
-            synchronize(device)
-            t0 = time.perf_counter()
+            began = _now(device)
             value = loss()
-            synchronize(device)
-            t1 = time.perf_counter()
+            middle = _now(device)
             value.backward()
-            synchronize(device)
-            forward.append(t1 - t0)
-            backward.append(time.perf_counter() - t1)
+            times.append((middle - began, _now(device) - middle))
     except torch.OutOfMemoryError:
         return {}
-    return {
-        "forward_ms": 1000 * statistics.median(forward[1:]),
-        "backward_ms": 1000 * statistics.median(backward[1:]),
-    }
+    forward, backward = (1000 * statistics.median(part) for part in zip(*times[1:], strict=True))
+    return {"forward_ms": forward, "backward_ms": backward}
+
+
+def _now(device: str) -> float:
+    """Seconds, when the device has done all that it was given."""
+    synchronize(device)
+    return time.perf_counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -28,15 +27,12 @@ class Meters:
     def __init__(self, model: Any, tokenizer: Any, job: Job, text: str) -> None:
         self.model, self.tokenizer, self.job = model, tokenizer, job
         self.memory = MemoryMeter(job.device)
+        self.phase = self.memory.phase  # measures the peak memory of a block
         self.texts = pinned_texts(job.forgetting_text)
         self.nats_off = self._nats()
         self.base_macs = macs_per_token(model, job.device)
         self.health = Health(model, torch.tensor([tokenizer(text)["input_ids"]], device=job.device))
         self.cost: dict[str, float] = {}
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Measures the peak memory of a block."""
-        return self.memory.phase(name)
 
     def attached(self, handle: ad.Attachment, began: float) -> dict[str, Any]:
         """What the record says of an adapter whose attaching began at `time.perf_counter()` = began."""

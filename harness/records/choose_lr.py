@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from harness.records.record import FINAL, Record
+from harness.records.record import Record
 
 Accuracies = Mapping[int | None, float]  # validation accuracy by seed
 
@@ -34,9 +34,9 @@ class Choice:
 
 def validation(record: Record) -> float | None:
     """Validation accuracy as selection sees it: 0 for a diverged run, None for one without an outcome."""
-    if record["status"] not in FINAL:
-        return None
-    return record["valid"]["accuracy"] if record["status"] == "done" else 0.0
+    if record["status"] == "done":
+        return record["valid"]["accuracy"]
+    return 0.0 if record["status"] == "diverged" else None
 
 
 def choose(curve: Sequence[tuple[float, Accuracies]]) -> Choice:

@@ -12,7 +12,7 @@ import traceback
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from harness.evaluation.metrics import Scores, Stratum
+from harness.evaluation.metrics import Scores
 from harness.hashing import sha256
 from harness.records.scores import check_scores
 
@@ -84,20 +84,13 @@ class Repeat(TypedDict):
 
 
 class Platinum(TypedDict):
-    """Scores by corrected references; only source and not_found where no question matched."""
+    """Scores by corrected references: all keys of `Scores`, none where no question matched."""
 
     source: str
     not_found: int
     accuracy: NotRequired[float]
-    correct: NotRequired[int]
     total: NotRequired[int]
-    flexible_accuracy: NotRequired[float]
-    truncated: NotRequired[int]
-    no_answer: NotRequired[int]
     questions_hash: NotRequired[str]
-    correct_bits: NotRequired[str]
-    scorer_version: NotRequired[int]
-    strata: NotRequired[dict[str, Stratum]]
 
 
 class Provenance(TypedDict, total=False):
@@ -164,7 +157,8 @@ class Record(TypedDict):
     repeat: NotRequired[Repeat]
 
 
-DONE = ("valid", "test", "memory", "cost", "forgetting", "health", "adapter_file_bytes", "seconds")  # keys it must have
+# Keys of a finished run's record.
+DONE = ("trainable_params", "valid", "test", "memory", "cost", "forgetting", "health", "adapter_file_bytes", "seconds")
 
 
 def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
@@ -214,9 +208,9 @@ def checked(raw: Any) -> Record:
     elif raw["steps"] != 0 and raw["status"] == "done":
         raise ValueError(f"steps: {raw['steps']} of a run without a learning rate")
     if raw["status"] == "done":
-        missing = [key for key in (*DONE, *(("train",) if raw["lr"] is not None else ())) if key not in raw]
-        if missing or raw["trainable_params"] is None:
-            raise ValueError(f"{missing[0] if missing else 'trainable_params'} is missing")
+        needed = DONE if raw["lr"] is None else (*DONE, "train")
+        if missing := [key for key in needed if raw.get(key) is None]:
+            raise ValueError(f"{missing[0]} is missing")
         for split in ("valid", "test"):
             check_scores(raw[split], split)
     if "accuracy" in raw.get("platinum", {}):
@@ -227,38 +221,32 @@ def checked(raw: Any) -> Record:
 
 def _check(value: Any, kind: Any, where: str) -> None:
     """Raises ValueError where a JSON value is not of a type of this module."""
-    if get_origin(kind) in (NotRequired, Union, UnionType):
-        options = get_args(kind)
-        if len(options) == 1:
-            return _check(value, options[0], where)
-        if value is None and type(None) in options:
-            return None
-        return _check(value, next(o for o in options if o is not type(None)), where)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (NotRequired, Union, UnionType):
+        if value is not None or type(None) not in inner:
+            _check(value, next(option for option in inner if option is not type(None)), where)
+        return
+    container = dict if is_typeddict(kind) else origin
+    if container and not isinstance(value, container):
+        raise ValueError(f"{where or 'record'}: not {'a list' if container is list else 'an object'}")
     if is_typeddict(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where or 'record'}: not an object")
         # Annotations are strings in this module, so __required_keys__ knows nothing of NotRequired.
-        for key, inner in get_type_hints(kind, include_extras=True).items():
-            place = f"{where}.{key}" if where else key
+        for key, own in get_type_hints(kind, include_extras=True).items():
+            place = f"{where}.{key}".lstrip(".")
             if key in value:
-                _check(value[key], inner, place)
-            elif kind.__total__ and get_origin(inner) is not NotRequired:
+                _check(value[key], own, place)
+            elif kind.__total__ and get_origin(own) is not NotRequired:
                 raise ValueError(f"{place} is missing")
-    elif get_origin(kind) is dict or kind is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: not an object")
+    elif container is dict:
         for key, item in value.items():
-            _check(item, get_args(kind)[1], f"{where}.{key}")
-    elif get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: not a list")
+            _check(item, inner[1], f"{where}.{key}")
+    elif container is list:
         for item in value:
-            _check(item, get_args(kind)[0], where)
+            _check(item, inner[0], where)
     elif kind in (int, float):
         _check_number(value, kind, where)
     elif kind is not Any and type(value) is not kind:
         raise ValueError(f"{where}: expected {kind.__name__}, got {str(value)[:80]!r}")
-    return None
 
 
 def _check_number(value: Any, kind: type, where: str) -> None:

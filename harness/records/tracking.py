@@ -40,9 +40,7 @@ class NoTracker:
 
 def start_tracking(plan: Plan, say: Callable[[str], None]) -> NoTracker | Wandb:
     """The tracker of a run whose folder exists. A resumed run continues the tracked run that it began."""
-    if plan.job.tracking.name == "none":
-        return NoTracker()
-    return Wandb(plan, say)
+    return NoTracker() if plan.job.tracking.name == "none" else Wandb(plan, say)
 
 
 class Wandb:

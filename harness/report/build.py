@@ -15,13 +15,12 @@ from harness.records.store import read_records
 from harness.report.columns import Capabilities
 from harness.report.figure import accuracy_figure
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
-from harness.report.losses import losses
 from harness.report.markdown import grid, markdown_table
 from harness.report.others import Reference, references
 from harness.report.page import page
-from harness.report.points import Points, launches, row_points
+from harness.report.points import launches, losses, row_points
 from harness.report.readme import readme
-from harness.report.table import pair_rows, rows
+from harness.report.table import by_section, pair_rows, rows
 
 README, REPORTS = ROOT / "README.md", ROOT / "reports"
 CAPABILITIES = REPORTS / "capabilities.json"
@@ -35,7 +34,7 @@ def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
     read = read_records([published])
     frame = rows(read.records)
     written = files(frame, read.records, [published])
-    drawn = {title: f"reports/{name}" for title in _titles(frame) if (name := _plot(title)) in written}
+    drawn = {title: f"reports/{name}" for title in by_section(frame) if (name := _plot(title)) in written}
     texts = {README: readme(README.read_text(encoding="utf-8"), frame, read.records, drawn)}
     return texts | {REPORTS / name: text for name, text in written.items()}, read.skipped
 
@@ -44,8 +43,8 @@ def build(published: Path = PUBLISHED) -> tuple[dict[Path, str], list[str]]:
 def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> dict[str, str]:
     """Name → text of the long tables, the page and the figures. folders: where the rows' metrics.jsonl lie."""
     able, published, counted = capabilities(), references(REFERENCE), launches(SIMULATED)
-    parts = {title: frame[frame["section"] == title].reset_index(drop=True) for title in _titles(frame)}
-    sets: list[Points] = [
+    parts = by_section(frame)
+    sets = [
         {"title": title, "note": "", "points": row_points(part, losses(part, folders), counted)}
         for title, part in parts.items()
     ]
@@ -55,12 +54,8 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
         "results.csv": _csv(frame),
         "pairs.csv": _csv(pair_rows(records)),
         "results.md": _markdown(parts, figures.keys(), able, published),
-        "index.html": page(frame, able, sets, published),
+        "index.html": page(parts, able, sets, published),
     }
-
-
-def _titles(frame: pd.DataFrame) -> list[str]:
-    return [] if frame.empty else [str(title) for title in frame["section"].unique()]
 
 
 def _plot(title: str) -> str:

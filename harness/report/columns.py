@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,20 +31,15 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
     baseline, against = _baseline(part)
     return [
         Column("variant", label, lambda r: r["name"]),
-        Column("8-bit", lambda r: _able(able, r, "8bit"), lambda r: _able(able, r, "8bit")),
-        Column("4-bit", lambda r: _able(able, r, "4bit"), lambda r: _able(able, r, "4bit")),
+        _support("8-bit", able, "8bit"),
+        _support("4-bit", able, "4bit"),
         Column("test accuracy, % [95 % interval]", accuracy, lambda r: r["accuracy"]),
         *_platinum(part),
         Column("seeds", lambda r: str(r["seeds"]), lambda r: r["seeds"]),
-        Column(
-            f"difference to {against}, points [95 %], p",
-            lambda r: "baseline" if r["cell"] == baseline else difference(r),
-            lambda r: r["difference"],
-            bold=is_clear,
-        ),
+        _difference(f"difference to {against}, points [95 %], p", baseline, p=True),
         Column("lr", lambda r: number(r["lr"], "g") + (" (edge)" if r["edge"] else ""), lambda r: r["lr"]),
-        Column("trained parameters", lambda r: number(r["params"], ",.0f"), lambda r: r["params"]),
-        Column("file, kB", lambda r: number(r["file_bytes"], ",.1f", 1e-3), lambda r: r["file_bytes"]),
+        number_column("trained parameters", "params", ",.0f"),
+        number_column("file, kB", "file_bytes", ",.1f", 1e-3),
         *_memory(part),
         number_column("forgetting, nats/token", "forgetting", "+.4f"),
         number_column("added MACs/token", "added_macs_per_token", ",.0f"),
@@ -61,13 +57,8 @@ def brief_columns(part: pd.DataFrame) -> list[Column]:
     return [
         Column("adapter", label, lambda r: r["name"]),
         Column("accuracy, % [95 %]", accuracy, lambda r: r["accuracy"]),
-        Column(
-            f"difference to {against}, points",
-            lambda r: "baseline" if r["cell"] == baseline else difference(r, p=False),
-            lambda r: r["difference"],
-            bold=is_clear,
-        ),
-        Column("parameters", lambda r: number(r["params"], ",.0f"), lambda r: r["params"]),
+        _difference(f"difference to {against}, points", baseline, p=False),
+        number_column("parameters", "params", ",.0f"),
         Column("learning rate (tried)", _rate, lambda r: r["lr"]),
     ]
 
@@ -79,54 +70,63 @@ def _baseline(part: pd.DataFrame) -> tuple[str | None, str]:
     return baseline, str(base.iloc[0]) if len(base) else "the baseline"
 
 
+def _difference(head: str, baseline: str | None, *, p: bool) -> Column:
+    """Bold where it is larger than the noise of questions and seeds."""
+
+    def text(row: Row) -> str:
+        return "baseline" if row["cell"] == baseline else difference(row, p=p)
+
+    return Column(head, text, lambda r: r["difference"], bold=lambda r: known(r["clear"]) and bool(r["clear"]))
+
+
 def number_column(head: str, name: str, form: str, scale: float = 1.0) -> Column:
     return Column(head, lambda r: number(r[name], form, scale), lambda r: r[name])
 
 
-def _platinum(part: pd.DataFrame) -> list[Column]:
+def _platinum(part: pd.DataFrame) -> Iterator[Column]:
     """Accuracy by corrected references, where any run has it."""
-    there = "platinum" in part and bool(part["platinum"].notna().any())
-    return [number_column("Platinum, %", "platinum", ".1f", 100.0)] if there else []
+    if "platinum" in part and part["platinum"].notna().any():
+        yield number_column("Platinum, %", "platinum", ".1f", 100.0)
 
 
-def _strata(part: pd.DataFrame) -> list[Column]:
+def _strata(part: pd.DataFrame) -> Iterator[Column]:
     """Accuracy in each stratum, where any run has strata."""
-    out = []
     for name in (c.removeprefix("accuracy_") for c in map(str, part) if c.startswith("accuracy_")):
         if counts := sorted({int(n) for n in part[f"questions_{name}"].dropna()}):
             head = f"{name} ({', '.join(f'{n:,}' for n in counts)}), %"
-            out.append(number_column(head, f"accuracy_{name}", ".1f", 100.0))
-    return out
+            yield number_column(head, f"accuracy_{name}", ".1f", 100.0)
 
 
-def _responses(part: pd.DataFrame, against: str) -> list[Column]:
+def _responses(part: pd.DataFrame, against: str) -> Iterator[Column]:
     """Loss of the reference responses and its difference to the baseline, where any run has it."""
-    if "response_loss" not in part or part["response_loss"].isna().all():
-        return []
-    out = [number_column("response loss, nats/token", "response_loss", ".4f")]
-    if "response_difference" in part:
-        head = f"response loss, difference to {against} [95 %]"
-        out.append(Column(head, _response_difference, lambda r: r["response_difference"]))
-    return out
+    if "response_loss" in part and part["response_loss"].notna().any():
+        yield number_column("response loss, nats/token", "response_loss", ".4f")
+        if "response_difference" in part:
+            head = f"response loss, difference to {against} [95 %]"
+            yield Column(head, _response_difference, lambda r: r["response_difference"])
 
 
 def _response_difference(row: Row) -> str:
-    if not known(row["response_difference"]):
-        return "–"
-    interval = f"[{row['response_low']:+.4f}, {row['response_high']:+.4f}]"
-    return f"{row['response_difference']:+.4f} {interval}{'' if row['seeds_measured'] else ' †'}"
+    names = ("response_difference", "response_low", "response_high")
+    return _with_interval(row, names, "+.4f") + _one_seed(row) if known(row[names[0]]) else "–"
 
 
-def _memory(part: pd.DataFrame) -> list[Column]:
-    """A column per meter: allocated GPU memory and a process's resident set are never mixed."""
-    kinds = sorted({m for m in part["memory"] if known(m) and m}) or ["RSS"]
-    out = []
-    for kind in kinds:
-        pair = f"peak {kind} train / eval, GB"
-        out.append(_pair_column(pair, kind, "peak_train_gb", "peak_eval_gb", ".2f"))
+def _memory(part: pd.DataFrame) -> Iterator[Column]:
+    """Two columns per meter: allocated GPU memory and a process's resident set are never mixed."""
+    for kind in sorted({m for m in part["memory"] if known(m) and m}) or ["RSS"]:
+        yield _pair_column(f"peak {kind} train / eval, GB", kind, "peak_train_gb", "peak_eval_gb", ".2f")
         over = f"{kind} above untrained, train / eval, GB"
-        out.append(_pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f"))
-    return out
+        yield _pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f")
+
+
+def _support(head: str, able: Capabilities, bits: str) -> Column:
+    """The capability probe's answer: yes, no (the reason stands below the table), or ? if it has not run."""
+
+    def text(row: Row) -> str:
+        answer = able.get(row["variant"], {}).get(bits, "?")
+        return answer if answer in ("yes", "?") or answer.startswith("no") else "no"
+
+    return Column(head, text, text)
 
 
 def _pair_column(head: str, kind: str, one: str, two: str, form: str) -> Column:
@@ -135,6 +135,16 @@ def _pair_column(head: str, kind: str, one: str, two: str, form: str) -> Column:
         return f"{number(row[one], form)} / {number(row[two], form)}" if own else "–"
 
     return Column(head, text, lambda r: r[one] if r["memory"] == kind else None)
+
+
+def row_cells(row: Row, used: list[Column], escape: Callable[[str], str], strong: str, link: str) -> list[str]:
+    r"""A row's cells in Markdown or HTML. strong: of bold text {}. link: of the variant's name \1 to its paper {}."""
+    texts = [escape(column.text(row)) for column in used]
+    texts = [strong.format(text) if c.bold(row) else text for c, text in zip(used, texts, strict=True)]
+    kind = ad.VARIANTS.get(row["variant"])
+    if kind and kind.paper:
+        texts[0] = re.sub(r"^(\S+)", link.format(f"https://arxiv.org/abs/{kind.paper}"), texts[0])
+    return texts
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------
@@ -157,31 +167,27 @@ def label(row: Row) -> str:
     return full_name(row) + "".join(f" ({row[f'curve_{k}']} {k})" for k in ("diverged", "failed") if row[f"curve_{k}"])
 
 
-def is_clear(row: Row) -> bool:
-    """Whether the difference to the baseline is larger than the noise of questions and seeds."""
-    return known(row["clear"]) and bool(row["clear"])
-
-
-def paper(row: Row) -> str | None:
-    """Address of the variant's paper."""
-    kind = ad.VARIANTS.get(row["variant"])
-    return f"https://arxiv.org/abs/{kind.paper}" if kind and kind.paper else None
-
-
 def accuracy(row: Row) -> str:
-    if not known(row["accuracy"]):
-        return "–"
-    return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return _with_interval(row, ("accuracy", "low", "high"), ".1f", 100.0) if known(row["accuracy"]) else "–"
 
 
-def difference(row: Row, *, p: bool = True) -> str:
+def difference(row: Row, *, p: bool) -> str:
     if not known(row["difference"]):
         return "–"
-    text = f"{100 * row['difference']:+.1f} [{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]"
+    text = _with_interval(row, ("difference", "difference_low", "difference_high"), "+.1f", 100.0)
     bound = row["test"] == "crossed bootstrap" and row["p"] <= 1 / RESAMPLES  # no draw was as far away
     if p:
         text += f", p {'≤ ' if bound else ''}{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else ", p < 0.001"
-    return text + ("" if row["seeds_measured"] else " †")
+    return text + _one_seed(row)
+
+
+def _with_interval(row: Row, names: tuple[str, str, str], form: str, scale: float = 1.0) -> str:
+    value, low, high = (number(row[name], form, scale) for name in names)
+    return f"{value} [{low}, {high}]"
+
+
+def _one_seed(row: Row) -> str:
+    return "" if row["seeds_measured"] else " †"
 
 
 def _rate(row: Row) -> str:
@@ -189,9 +195,3 @@ def _rate(row: Row) -> str:
     if not known(row["lr"]):
         return "–"
     return f"{row['lr']:g} ({row['rates']}{', edge' if row['edge'] else ''})"
-
-
-def _able(able: Capabilities, row: Row, bits: str) -> str:
-    """The capability probe's answer: yes, no (the reason stands below the table), or ? if it has not run."""
-    answer = able.get(row["variant"], {}).get(bits, "?")
-    return answer if answer in ("yes", "?") or answer.startswith("no") else "no"

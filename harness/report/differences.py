@@ -12,11 +12,8 @@ from harness.report.stats import ALPHA, detectable, estimate, holm, mcnemar
 
 def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
     """What a cell is compared with: the baseline in the same quantization, the best on validation if there are more."""
-    same = [
-        c
-        for c in chosen
-        if c.first["variant"] == role and c.first["quantization"] == cell.first["quantization"] and c.done
-    ]
+    wanted = (role, cell.first["quantization"])
+    same = [c for c in chosen if (c.first["variant"], c.first["quantization"]) == wanted and c.done]
     return max(same, key=lambda c: (np.mean(list(c.validation.values())), c.name), default=None)
 
 
@@ -61,19 +58,13 @@ def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:
     out = []
     for cell in chosen:
         base = baseline_of(cell, chosen, role)
-        by_seed = {r["seed"]: n for n, r in enumerate(base.done)} if base and base is not cell else {}
-        for n, run in enumerate(cell.done):
-            if base is None or run["seed"] not in by_seed:
-                continue
-            other = by_seed[run["seed"]]
-            only, only_base, p = mcnemar(cell.right[n], base.right[other])
-            out.append(
-                {
-                    "run": run["run_id"],
-                    "baseline_run": base.done[other]["run_id"],
-                    "only_run_right": only,
-                    "only_baseline_right": only_base,
-                    "p": p,
-                }
-            )
+        if base is None or base is cell:
+            continue
+        of_seed = {r["seed"]: (r, right) for r, right in zip(base.done, base.right, strict=True)}
+        for run, right in zip(cell.done, cell.right, strict=True):
+            if run["seed"] in of_seed:
+                other, other_right = of_seed[run["seed"]]
+                only, only_base, p = mcnemar(right, other_right)
+                row = {"run": run["run_id"], "baseline_run": other["run_id"]}
+                out.append(row | {"only_run_right": only, "only_baseline_right": only_base, "p": p})
     return out

@@ -45,11 +45,10 @@ def accuracy_figure(title: str, part: pd.DataFrame) -> str:
     parts = [*_axes(x, y), *_front(rows, x, y), *(_reference(row, y) for row in references)]
     parts += [_point(row, *place, y) for row, place in zip(rows, at, strict=True)]
     parts += _names([full_name(row) for row in rows], at)
-    heading = (
-        f'<text x="{LEFT}" y="20">{escape(title)}: test accuracy, %, with 95 % intervals; bands: range of seeds</text>'
-    )
+    said = f"{escape(title)}: test accuracy, %, with 95 % intervals; bands: range of seeds"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
     ground = f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>'
+    heading = f'<text x="{LEFT}" y="20">{said}</text>'
     return "\n".join([head, f"<style>{STYLE}\n</style>", ground, heading, *parts, "</svg>", ""])
 
 

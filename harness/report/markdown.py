@@ -7,7 +7,7 @@ import re
 import pandas as pd
 
 from harness.errors import refuse
-from harness.report.columns import Capabilities, Column, Row, columns, paper
+from harness.report.columns import Capabilities, Column, columns, row_cells
 from harness.report.notes import notes
 
 
@@ -18,7 +18,8 @@ def markdown_table(title: str, part: pd.DataFrame, able: Capabilities) -> str:
 
 
 def table(shown: pd.DataFrame, used: list[Column]) -> str:
-    return "\n".join(grid([c.head for c in used], [_cells(row, used) for _, row in shown.iterrows()]))
+    body = [row_cells(row, used, _safe, "**{}**", r"[\1]({})") for _, row in shown.iterrows()]
+    return "\n".join(grid([c.head for c in used], body))
 
 
 def grid(head: list[str], body: list[list[str]]) -> list[str]:
@@ -27,12 +28,9 @@ def grid(head: list[str], body: list[list[str]]) -> list[str]:
     return [" ".join(("| " + " | ".join(row) + " |").split()) for row in rows]
 
 
-def _cells(row: Row, used: list[Column]) -> list[str]:
-    texts = [re.sub(r"<(?=[A-Za-z/!?])", "&lt;", c.text(row)).replace("](", "]\\(") for c in used]  # no HTML, no links
-    texts = [f"**{text}**" if c.bold(row) else text for c, text in zip(used, texts, strict=True)]
-    if address := paper(row):
-        texts[0] = re.sub(r"^(\S+)", rf"[\1]({address})", texts[0])
-    return texts
+def _safe(text: str) -> str:
+    """Neither HTML nor a link."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
 
 
 def fill_block(text: str, name: str, content: str, page: str) -> str:

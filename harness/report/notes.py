@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from harness.records.record import one_line
-from harness.report.columns import Capabilities, known
+from harness.report.columns import Capabilities
 from harness.report.summary import TRUNCATED
 
 
@@ -41,8 +43,8 @@ def brief_notes(part: pd.DataFrame, clear: str) -> list[str]:
         "Learning rates: best on validation, never on test; in brackets how many were tried. edge: the best is the "
         "smallest or largest tried, so a better one may lie outside.",
     ]
-    warned = _warnings(done)
-    return [*lines, " ".join(warned)] if warned else lines
+    warned = " ".join(_warnings(done))
+    return [*lines, warned] if warned else lines
 
 
 def span(column: pd.Series, word: str = "") -> str:
@@ -60,98 +62,82 @@ def _detectable(compared: pd.DataFrame) -> str:
     return f"Minimum detectable effect: {lo if lo == hi else f'{lo}–{hi}'} points (80 % power, before Holm)."
 
 
-def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> list[str]:
+def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
     if done.empty:
-        return []
-    out = []
+        return
     if counts := _counts(done["questions"]):
-        out.append(f"{counts} test questions.")
-    out.append(
-        "95 % intervals: Wilson for one seed (question noise only); bootstrap over questions and seeds for several."
-    )
+        yield f"{counts} test questions."
+    yield "95 % intervals: Wilson for one seed (question noise only); bootstrap over questions and seeds for several."
     if "platinum" in shown and (counts := _counts(shown["platinum_questions"])):
-        out.append(f"Platinum: the same answers to {counts} questions, scored by GSM8K-Platinum's references.")
+        yield f"Platinum: the same answers to {counts} questions, scored by GSM8K-Platinum's references."
     if "response_loss" in done and done["response_loss"].notna().any():
-        out.append(
+        yield (
             "Response loss: of the references to the test questions, teacher-forced; lower is better. Intervals by the "
             "same bootstrap, not corrected for the number of comparisons."
         )
     if "repeat" in done and done["repeat"].notna().any():
         rows, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()
-        out.append(f"Another batch order changed the accuracy of {rows} row(s) by at most {most:.1f} points.")
-    return out
+        yield f"Another batch order changed the accuracy of {rows} row(s) by at most {most:.1f} points."
 
 
 def _counts(column: pd.Series) -> str:
     return ", ".join(f"{int(n):,}" for n in sorted(column.dropna().unique()))
 
 
-def _difference_notes(shown: pd.DataFrame) -> list[str]:
+def _difference_notes(shown: pd.DataFrame) -> Iterator[str]:
     compared = shown[shown["difference"].notna()]
     if compared.empty:
-        return []
-    out = [
+        return
+    yield (
         f"Differences are on the same questions; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
-        "with several seeds on both sides.",
-        _detectable(compared),
-    ]
+        "with several seeds on both sides."
+    )
+    yield _detectable(compared)
     if not compared["seeds_measured"].astype(bool).all():
-        out.append("†: single seed: seed variance is not included, so the sign may flip.")
+        yield "†: single seed: seed variance is not included, so the sign may flip."
     if (compared["test"] == "exact McNemar").any():
-        out.append("One run against one run: exact McNemar test.")
-    return out
+        yield "One run against one run: exact McNemar test."
 
 
-def _rate_notes(part: pd.DataFrame) -> list[str]:
-    shown = part[part["chosen"] & part["lr"].notna()]
-    out = []
-    if (shown["rates"] > 1).any():
-        out.append(f"Learning rates: best of {span(shown['rates'])} per variant on validation, never on test.")
+def _rate_notes(part: pd.DataFrame) -> Iterator[str]:
+    rates = part[part["chosen"] & part["lr"].notna()]["rates"]
+    if (rates > 1).any():
+        yield f"Learning rates: best of {span(rates)} per variant on validation, never on test."
     if part["edge"].any():
-        out.append("(edge): the best learning rate is the smallest or largest tried; a better one may lie outside.")
-    return out
+        yield "(edge): the best learning rate is the smallest or largest tried; a better one may lie outside."
 
 
-def _floor_notes(shown: pd.DataFrame) -> list[str]:
-    return [
-        f"`{r['variant']}` (untrained) scores {100 * r['accuracy']:.1f} % by marker, {100 * r['flexible']:.1f} % if "
-        "the last number counts as the answer (flexible)."
-        for _, r in shown[shown["lr"].isna() & (shown["seeds"] > 0)].iterrows()
-        if known(r["flexible"])
-    ]
+def _floor_notes(shown: pd.DataFrame) -> Iterator[str]:
+    for _, row in shown[shown["lr"].isna() & shown["flexible"].notna()].iterrows():
+        yield (
+            f"`{row['variant']}` (untrained) scores {100 * row['accuracy']:.1f} % by marker, "
+            f"{100 * row['flexible']:.1f} % if the last number counts as the answer (flexible)."
+        )
 
 
-def _machine_notes(done: pd.DataFrame) -> list[str]:
-    out = []
-    if devices := sorted({d for all_ in done["device"].dropna() for d in all_.split("; ")}) if len(done) else []:
-        out.append(f"Measured on: {'; '.join(devices)}.")
+def _machine_notes(done: pd.DataFrame) -> Iterator[str]:
+    if devices := sorted({d for several in done["device"].dropna() for d in several.split("; ")}):
+        yield f"Measured on: {'; '.join(devices)}."
     if (done["memory"] == "").any():
-        out.append("Peak RSS is known only for the first run of a process.")
-    return out
+        yield "Peak RSS is known only for the first run of a process."
 
 
-def _warnings(done: pd.DataFrame) -> list[str]:
+def _warnings(done: pd.DataFrame) -> Iterator[str]:
     """What speaks against single rows."""
-    if done.empty:
-        return []
-    out = [
-        f"`{r['cell']}`: {100 * r['truncated']:.1f} % of its answers hit the token limit and count as wrong."
-        for _, r in done[done["truncated"].fillna(0) > TRUNCATED].iterrows()
-    ]
-    mixed, unhealthy = done[done["mixed_code"].astype(bool)], done[done["unhealthy"] > 0]
-    out += [f"`{c}`: its seeds ran different versions of the adapter code." for c in mixed["cell"]]
-    out += [f"`{c}`: a health check failed; see its record." for c in unhealthy["cell"]]
+    for _, row in done[done["truncated"].fillna(0) > TRUNCATED].iterrows():
+        yield f"`{row['cell']}`: {100 * row['truncated']:.1f} % of its answers hit the token limit and count as wrong."
+    for cell in done[done["mixed_code"].astype(bool)]["cell"]:
+        yield f"`{cell}`: its seeds ran different versions of the adapter code."
+    for cell in done[done["unhealthy"] > 0]["cell"]:
+        yield f"`{cell}`: a health check failed; see its record."
     if dirty := int(done["dirty"].sum()):
-        out.append(f"{dirty} of {int(done['seeds'].sum())} runs used a working tree with uncommitted changes.")
-    return out
+        yield f"{dirty} of {int(done['seeds'].sum())} runs used a working tree with uncommitted changes."
 
 
-def _capability_notes(done: pd.DataFrame, able: Capabilities) -> list[str]:
+def _capability_notes(done: pd.DataFrame, able: Capabilities) -> Iterator[str]:
     """Why the capability probe failed, where it did not say plain no."""
-    out = []
     for variant in sorted(set(done["variant"])):
         reasons = {b: one_line(w) for b, w in able.get(variant, {}).items() if not w.startswith(("yes", "no"))}
         if reasons:
             bits, why = " and ".join(sorted(reasons)), "; ".join(dict.fromkeys(w.rstrip(".") for w in reasons.values()))
-            out.append(f"{variant} on {bits}: {why}.")
-    return out
+            yield f"{variant} on {bits}: {why}."

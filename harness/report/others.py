@@ -17,7 +17,7 @@ import yaml
 
 from harness.errors import refuse
 from harness.records.record import LARGEST, one_line
-from harness.report.points import Point, published_point
+from harness.report.points import Point, point
 from harness.report.stats import wilson
 from harness.report.table import COMPARED, MEASURED
 
@@ -50,34 +50,21 @@ def read_peft(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     """Raises KeyError, TypeError or ValueError for anything but a result file."""
     run, train = result["run_info"], result["train_info"]
-    config = run["train_config"]
-    done = train["status"] == "success"
-    variant = str(run["experiment_name"])
+    config, done, variant = run["train_config"], train["status"] == "success", str(run["experiment_name"])
     section = one_line(f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps")
-    row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED]) | {
-        "setting": section,
-        "section": section,
-        "cell": one_line(name),
-        "run": None,
+    row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED, "run", "lora_rank", "valid_common"])
+    row |= dict.fromkeys(("main", "edge"), False) | dict.fromkeys(("diverged", "curve_diverged", "valid_seeds"), 0)
+    row |= dict.fromkeys(("failed", "curve_failed"), int(not done)) | dict.fromkeys(("setting", "section"), section)
+    row |= dict.fromkeys(("cell", "curve"), one_line(name)) | {
         "variant": one_line(variant),
         "name": one_line(variant if name == variant.replace("/", "--") else f"{variant} ({name})"),
-        "main": False,
         "rank": (run.get("peft_config") or {}).get("r"),
-        "lora_rank": None,
         "lr": float(config["optimizer_kwargs"]["lr"]),
         "quantization": "none",
         "seeds": int(done),
         "params": int(train["num_trainable_params"]),
-        "curve": one_line(name),
         "chosen": True,
-        "edge": False,
         "rates": 1,
-        "valid_common": None,
-        "valid_seeds": 0,
-        "curve_diverged": 0,
-        "curve_failed": int(not done),
-        "diverged": 0,
-        "failed": int(not done),
     }
     row |= _peft_figures(train, run, result.get("meta_info") or {}) if done else {}
     if odd := [k for k, v in row.items() if isinstance(v, (int, float)) and not -LARGEST <= v <= LARGEST]:
@@ -118,7 +105,7 @@ def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, An
 class Reference:
     """A table that somebody else published, as text, with Wilson's interval added to its accuracies.
 
-    points: its rows as those of `harness.report.points`, in the same order.
+    points: of the plot, one a row.
     """
 
     title: str
@@ -145,16 +132,16 @@ def _reference(file: Path, about: dict[str, Any]) -> Reference:
     order = share.sort_values(ascending=False, kind="stable").index
     body, points = [], []
     for n in order:
-        name, (low, high) = (
-            frame.loc[n, about["name"]],
-            wilson(round(share[n] * about["questions"]), about["questions"]),
-        )
+        name = frame.loc[n, about["name"]]
+        low, high = wilson(round(share[n] * about["questions"]), about["questions"])
         accuracy = f"{100 * share[n]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         body.append([name, accuracy, *(_shown(frame.loc[n, c]) for c in others)])
         axes = {axis: numeric(frame.loc[n, column]) for axis, column in about["axes"].items()}
         short = name.replace(about.get("left_out", "\n"), " ").removesuffix(" default")
         whole = name == about.get("ceiling")
-        points.append(published_point(name, short, float(share[n]), low, high, axes, reference=whole))
+        shares = {k: round(100 * float(v), 2) for k, v in (("accuracy", share[n]), ("low", low), ("high", high))}
+        row = point(name, id=name, name=short, quantization="none", seeds=1, reference=whole, baseline=False)
+        points.append(row | shares | axes)
     head = [about["name"], "accuracy, % [Wilson, added here]", *(c.replace("_", " ") for c in others)]
     return Reference(about["title"], about["source"], about["note"], head, body, points)
 

@@ -13,19 +13,19 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.columns import Capabilities, Column, columns, known, paper
+from harness.report.columns import Capabilities, Column, Row, columns, known, row_cells
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
 from harness.report.notes import notes
 from harness.report.others import Reference, numeric
-from harness.report.points import Points
 
 Cells = list[tuple[str, Any]]  # (HTML, sort key) of one row
 
 
-def page(frame: pd.DataFrame, able: Capabilities, sets: list[Points], published: list[Reference]) -> str:
-    """The whole page. sets: the plot's data, of the frame's sections and then of the published tables, in order."""
-    parts = [] if frame.empty else [(str(title), part) for title, part in frame.groupby("section", sort=False)]
-    tables = [_section(title, part, able) for title, part in parts] + [_reference(r) for r in published]
+def page(
+    parts: dict[str, pd.DataFrame], able: Capabilities, sets: list[dict[str, Any]], published: list[Reference]
+) -> str:
+    """The whole page. sets: the plot's data (title, note, points), of the parts and then of the published tables."""
+    tables = [_section(title, part, able) for title, part in parts.items()] + [_reference(r) for r in published]
     if not parts:
         tables.insert(0, "<p>No published runs yet.</p>")
     data = json.dumps(sets, separators=(",", ":")).replace("<", "\\u003c")
@@ -49,15 +49,9 @@ def _section(title: str, part: pd.DataFrame, able: Capabilities) -> str:
     return "\n".join([*lines, "</section>"])
 
 
-def _cells(row: Any, used: list[Column]) -> Cells:
-    cells = []
-    for n, column in enumerate(used):
-        text = escape(column.text(row))
-        text = f"<strong>{text}</strong>" if column.bold(row) else text
-        if n == 0 and (address := paper(row)):
-            text = re.sub(r"^(\S+)", rf'<a href="{escape(address)}">\1</a>', text)
-        cells.append((text, column.key(row)))
-    return cells
+def _cells(row: Row, used: list[Column]) -> Cells:
+    texts = row_cells(row, used, escape, "<strong>{}</strong>", r'<a href="{}">\1</a>')
+    return [(text, column.key(row)) for text, column in zip(texts, used, strict=True)]
 
 
 def table(head: list[str], body: list[Cells], ids: list[str] | None = None) -> str:

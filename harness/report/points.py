@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import pandas as pd
 
+from harness.records.record import LARGEST
 from harness.report.columns import Row, full_name, known
-from harness.report.losses import Losses
 from harness.report.names import family, roles
 
 Launches = dict[str, dict[str, Any]]  # variant → what tools.bench_simulated counted
+Losses = dict[str, list[tuple[int, float]]]  # cell → (step, loss) of its first seed, a few dozen points
+Point = dict[str, Any]
+SHARES = ("accuracy", "low", "high", "seed_low", "seed_high")  # percent
+# Then params, file (bytes), peak (GB), launches and forgetting (nats per token); None where not known. reference: a
+# line across the plot instead of a point.
+KEYS: tuple[str, ...] = ("id", "name", "family", "quantization", "seeds", "reference", "baseline", *SHARES)
+KEYS += ("params", "file", "peak", "launches", "forgetting")
+GROUPS = 60  # points of a loss curve: steps are averaged in as many groups
 
 
-class Point(TypedDict):
-    """Shares are percent, file is bytes, peak is GB, forgetting is nats per token; None where it is not known."""
-
-    id: str
-    name: str
-    family: str
-    quantization: str
-    seeds: int
-    reference: bool  # a line across the plot instead of a point
-    baseline: bool
-    accuracy: float
-    low: float | None
-    high: float | None
-    seed_low: float | None
-    seed_high: float | None
-    params: float | None
-    file: float | None
-    peak: float | None
-    launches: float | None
-    forgetting: float | None
-    rates: NotRequired[list[tuple[float, float, bool]]]  # learning rate, validation accuracy, whether chosen
-    loss: NotRequired[list[tuple[int, float]]]  # step, training loss of the first seed
-
-
-class Points(TypedDict):
-    """One data set of the plot."""
-
-    title: str
-    note: str
-    points: list[Point]
+def point(variant: str, **figures: Any) -> Point:
+    """A point of the plot; what is not given is not known."""
+    return dict.fromkeys(KEYS) | {"family": family(variant)} | figures
 
 
 def row_points(part: pd.DataFrame, losses: Losses, counted: Launches) -> list[Point]:
@@ -55,61 +37,32 @@ def row_points(part: pd.DataFrame, losses: Losses, counted: Launches) -> list[Po
 
 
 def _row_point(row: Row, part: pd.DataFrame, losses: Losses, counted: dict[str, Any]) -> Point:
+    """Also `rates` (learning rate, validation accuracy, whether chosen) and `loss`, where there are some."""
     role = roles()
     peak = counted.get("train_peak_bytes", math.nan) / 1e9
     if "GPU" in str(row["memory"]) and known(row["peak_train_gb"]):  # a resident set hardly tells adapters apart
         peak = row["peak_train_gb"]
-    point: Point = {
-        "id": row["cell"],
-        "name": full_name(row),
-        "family": family(row["variant"]),
-        "quantization": row["quantization"],
-        "seeds": int(row["seeds"]),
-        "reference": row["variant"] in (role.floor, role.ceiling),
-        "baseline": row["variant"] == role.baseline and row["quantization"] == "none",
-        "accuracy": _figure(row["accuracy"], 100.0) or 0.0,
-        "low": _figure(row["low"], 100.0),
-        "high": _figure(row["high"], 100.0),
-        "seed_low": _figure(row.get("seed_low"), 100.0),
-        "seed_high": _figure(row.get("seed_high"), 100.0),
-        "params": _figure(row["params"]),
-        "file": _figure(row["file_bytes"]),
-        "peak": _figure(peak),
-        "launches": _figure(counted.get("train_launches")),
-        "forgetting": _figure(row["forgetting"]),
-    }
+    out = point(
+        row["variant"],
+        id=row["cell"],
+        name=full_name(row),
+        quantization=row["quantization"],
+        seeds=int(row["seeds"]),
+        reference=row["variant"] in (role.floor, role.ceiling),
+        baseline=row["variant"] == role.baseline and row["quantization"] == "none",
+        **{name: _figure(row[name], 100.0) for name in SHARES},
+        params=_figure(row["params"]),
+        file=_figure(row["file_bytes"]),
+        peak=_figure(peak),
+        launches=_figure(counted.get("train_launches")),
+        forgetting=_figure(row["forgetting"]),
+    )
     tried = part[(part["curve"] == row["cell"]) & part["lr"].notna() & part["valid_common"].notna()].sort_values("lr")
     if len(tried):
-        point["rates"] = [(r["lr"], round(100 * r["valid_common"], 2), bool(r["chosen"])) for _, r in tried.iterrows()]
+        out["rates"] = [(r["lr"], round(100 * r["valid_common"], 2), bool(r["chosen"])) for _, r in tried.iterrows()]
     if row["cell"] in losses:
-        point["loss"] = [(step, round(loss, 4)) for step, loss in losses[row["cell"]]]
-    return point
-
-
-def published_point(
-    name: str, shown: str, share: float, low: float, high: float, axes: dict[str, float | None], *, reference: bool
-) -> Point:
-    """A row of a published table: one seed, unquantized. axes: params, file, peak, forgetting, as far as given."""
-    point: Point = {
-        "id": name,
-        "name": shown,
-        "family": family(name),
-        "quantization": "none",
-        "seeds": 1,
-        "reference": reference,
-        "baseline": False,
-        "accuracy": round(100 * share, 2),
-        "low": round(100 * low, 2),
-        "high": round(100 * high, 2),
-        "seed_low": None,
-        "seed_high": None,
-        "params": axes.get("params"),
-        "file": axes.get("file"),
-        "peak": axes.get("peak"),
-        "launches": None,
-        "forgetting": axes.get("forgetting"),
-    }
-    return point
+        out["loss"] = [(step, round(loss, 4)) for step, loss in losses[row["cell"]]]
+    return out
 
 
 def _figure(value: Any, scale: float = 1.0) -> float | None:
@@ -120,3 +73,22 @@ def launches(file: Path) -> Launches:
     """By variant, from the simulated section of reports/bench.json; empty where it is not there."""
     sections = json.loads(file.read_text()) if file.exists() else {}
     return {row["name"]: row for row in sections.get("simulated", {"rows": []})["rows"]}
+
+
+def losses(part: pd.DataFrame, folders: list[Path]) -> Losses:
+    """Loss curves of the chosen rows whose metrics.jsonl can be read."""
+    out: Losses = {}
+    for _, row in part[part["chosen"] & part["run"].notna()].iterrows():
+        file = next((f for folder in folders if (f := folder / row["run"] / "metrics.jsonl").is_file()), None)
+        if file is None:
+            continue
+        try:
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            points = [(int(line["step"]), float(line["loss"])) for line in lines if abs(line["loss"]) < LARGEST]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            continue
+        count = min(GROUPS, len(points))
+        groups = [points[a:b] for a, b in pairwise(n * len(points) // max(count, 1) for n in range(count + 1))]
+        if groups:
+            out[row["cell"]] = [(g[-1][0], sum(loss for _, loss in g) / len(g)) for g in groups]
+    return out

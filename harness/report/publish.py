@@ -16,8 +16,8 @@ from harness.records.record import FINAL, NAME, one_line
 from harness.records.store import UNREADABLE, outcome, read_records
 from harness.report.build import REPORTS, build, files
 from harness.report.others import read_peft
+from harness.report.readme import terminal_tables
 from harness.report.table import rows
-from harness.report.terminal import terminal_tables
 
 KEPT = ("config.yaml", "metrics.jsonl", "result.json")  # small and enough for every table and plot; the record last
 LARGEST_FILE = 16_000_000  # bytes; the losses of 100,000 steps

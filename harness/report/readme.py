@@ -1,4 +1,4 @@
-"""README's generated blocks: figure, status, an example run, the short results table, the best of each family."""
+"""README's generated blocks: figure, status, example, short results, best of each family; and the terminal's tables."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from harness.report.markdown import fill_block, grid, table
 from harness.report.names import family, roles, usual_lr
 from harness.report.notes import brief_notes, span
 from harness.report.summary import summary_lines
+from harness.report.table import by_section
 
 NOTHING = "No published runs yet."
 Parts = list[tuple[str, pd.DataFrame]]  # title and rows of each section
@@ -37,7 +38,7 @@ def readme(text: str, frame: pd.DataFrame, records: list[Record], figures: dict[
 
 def main_sections(frame: pd.DataFrame) -> Parts:
     """The benchmarks with their own settings; the first section where there are only others."""
-    parts = [] if frame.empty else [(str(title), part) for title, part in frame.groupby("section", sort=False)]
+    parts = list(by_section(frame).items())
     return [(title, part) for title, part in parts if part["main"].all()] or parts[:1]
 
 
@@ -101,3 +102,29 @@ def _example(variant: str, mains: Parts, records: list[Record]) -> str:
     runs.sort(key=lambda r: (r["lr"] != usual_lr(variant, r["benchmark"]), not rows[r["run_id"]]["chosen"]))
     lines = [runs[0]["run_id"], *summary_lines(runs[0], Path("runs") / runs[0]["run_id"])] if runs else [NOTHING]
     return "".join(f"\n    {line}" for line in lines) + "\n"
+
+
+# -- the terminal -----------------------------------------------------------------------------------------------------
+def terminal_tables(frame: pd.DataFrame) -> str:
+    """The short tables as plain text; sections with other settings, smoke runs among them, apart and last."""
+    mains = dict(main_sections(frame))
+    others = [_section(title, part) for title, part in by_section(frame).items() if title not in mains]
+    apart = ["== Other settings; not comparable with the tables above =="] * bool(others)
+    return "\n\n".join([*(_section(*main) for main in mains.items()), *apart, *others]) + "\n"
+
+
+def _section(title: str, part: pd.DataFrame) -> str:
+    ranked, references = split(part)
+    used = brief_columns(part[part["chosen"]])
+    body = [[column.text(row) + " *" * column.bold(row) for column in used] for _, row in ranked.iterrows()]
+    lines = [f"{title}. {reference_line(references)}".strip(), *_aligned([c.head for c in used], body)]
+    return "\n".join([*lines, *brief_notes(part, "*")])
+
+
+def _aligned(head: list[str], body: list[list[str]]) -> list[str]:
+    """The first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))])
+        for row in (head, *body)
+    ]

@@ -103,9 +103,8 @@ class Cell:
     @property
     def config(self) -> str:
         """The variant with its settings but for the learning rate."""
-        own = {
-            k: v for k, v in self.first["science"].items() if k.startswith("adapter.") or k == "calibration_examples"
-        }
+        settings = self.first["science"].items()
+        own = {k: v for k, v in settings if k.startswith("adapter.") or k == "calibration_examples"}
         return json.dumps([self.first["variant"], self.first["quantization"], own], sort_keys=True)
 
     @property
@@ -151,9 +150,8 @@ def sections(cells: list[Cell]) -> list[Section]:
         for section in fitting:
             section.cells.append(cell)
     order = {setting: n for n, setting in enumerate(known_settings())}
-    out.sort(
-        key=lambda s: (order.get(s.setting, len(order)), s.setting, len(s.unusual), -len(s.cells), s.cells[0].name)
-    )
+    place = {s.setting: (order.get(s.setting, len(order)), s.setting) for s in out}
+    out.sort(key=lambda s: (*place[s.setting], len(s.unusual), -len(s.cells), s.cells[0].name))
     _entitle(out, order.keys())
     return out
 

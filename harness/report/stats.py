@@ -21,9 +21,9 @@ ALPHA, POWER = 0.05, 0.80
 Z = 1.959964  # 97.5 % of a normal distribution lie below
 
 
-def wilson(correct: int | float, total: int, z: float = Z) -> tuple[float, float]:
+def wilson(correct: int | float, total: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
-    p, n = correct / total, total
+    p, n, z = correct / total, total, Z
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -44,9 +44,7 @@ class Estimate:
     p: float
 
 
-def estimate(
-    right: Values, other: Values | None = None, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
+def estimate(right: Values, other: Values | None = None, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Mean of `right`, or its difference to `other` on the same questions; seeds are not paired.
 
     The pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1) draws seeds and questions with replacement. By
@@ -68,7 +66,7 @@ def estimate(
         return _constant(arms, value, df, 1 / (resamples + 1))
     chi = np.random.default_rng(seed + 1).chisquare(df, resamples)
     t = (draws - value) * (se / spread) * np.sqrt(df / chi)
-    low, high = value + np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    low, high = value + np.quantile(t, [ALPHA / 2, 1 - ALPHA / 2])
     p = (1 + np.count_nonzero(np.abs(t) >= abs(value))) / (resamples + 1)
     return Estimate(value, float(low), float(high), se, df, float(p))
 
@@ -150,11 +148,9 @@ def _counts(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
 
 
-def crossed_bootstrap(
-    right: Right, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
+def crossed_bootstrap(right: Right, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """Interval of the mean accuracy; `estimate` says how. Within five questions of 0 or 100 % it holds Wilson's too."""
-    mean = estimate(right, level=level, resamples=resamples, seed=seed)
+    mean = estimate(right, resamples=resamples, seed=seed)
     low, high = max(0.0, mean.low), min(1.0, mean.high)
     questions = right.shape[1]
     if min(mean.value, 1 - mean.value) * questions < 5:  # too few answers of one kind for their spread to be seen
@@ -181,8 +177,8 @@ def holm(p: list[float]) -> list[float]:
     return [float(v) for v in multipletests(p, method="holm")[1]] if p else []
 
 
-def detectable(se: float, df: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true difference that a test of this standard error finds with this power."""
+def detectable(se: float, df: float) -> float:
+    """The smallest true difference that a test of this standard error finds with 80 % power."""
     from scipy.stats import t
 
-    return float((t.ppf(1 - alpha / 2, df) + t.ppf(power, df)) * se)
+    return float((t.ppf(1 - ALPHA / 2, df) + t.ppf(POWER, df)) * se)

@@ -30,65 +30,52 @@ def peak(memory: Mapping[str, Mapping[str, Any]], phase: str) -> tuple[str, floa
 def summary_lines(record: Record, folder: Path) -> list[str]:
     """The last lines of a run."""
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    if record["status"] != "done":
-        return [
-            f"  status      {record['status']}: {one_line(record.get('error', {}).get('message', ''))}",
-            f"  folder      {folder}",
-        ]
+    if record["status"] == "done":
+        facts = [*_facts(record).items(), ("folder", folder), *(("WARNING", text) for text in warnings(record))]
+    else:
+        what = f"{record['status']}: {one_line(record.get('error', {}).get('message', ''))}"
+        facts = [("status", what), ("folder", folder)]
+    return [f"  {word:<11} {text}" for word, text in facts]
+
+
+def _facts(record: Record) -> dict[str, str]:
+    """Word → figures of a finished run."""
     test, valid = record["test"], record["valid"]
     peaks = [f"{phase} {p[1]:.2f} GB {p[0]}" for phase in ("train", "eval") if (p := peak(record["memory"], phase))]
     flexible = f"flexible {100 * test['flexible_accuracy']:.1f} %, truncated {test['truncated']}"
-    lines = [
-        f"  test        {percent(test)}  ({test['correct']}/{test['total']}, 95 % interval; {flexible})",
-        f"  validation  {percent(valid)}  ({valid['correct']}/{valid['total']})",
-        f"  parameters  {record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes",
-        f"  peak memory {', '.join(peaks) or 'not measured (another run came first in this process)'}",
-    ]
-    if "platinum" in record:
-        lines.insert(1, platinum_line(record["platinum"]))
+    facts = {"test": f"{percent(test)}  ({test['correct']}/{test['total']}, 95 % interval; {flexible})"}
     if "strata" in test:
-        lines.insert(1, strata_line(test["strata"]))
+        own = (f"{name} {percent(s)} ({s['correct']}/{s['total']})" for name, s in test["strata"].items())
+        facts["strata"] = "; ".join(own)
+    if "platinum" in record:
+        facts["platinum"] = platinum_text(record["platinum"])
+    facts["validation"] = f"{percent(valid)}  ({valid['correct']}/{valid['total']})"
     if "repeat" in record:
-        lines.insert(-2, repeat_line(record["repeat"]))
+        facts["repeat"] = repeat_text(record["repeat"])
+    facts["parameters"] = f"{record['trainable_params']:,} trained; file {record['adapter_file_bytes']:,} bytes"
+    facts["peak memory"] = ", ".join(peaks) or "not measured (another run came first in this process)"
     if "train" in record:
         t = record["train"]
-        lines.append(
-            f"  loss        {t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
-        )
+        facts["loss"] = f"{t['loss_first']:.3f} -> {t['loss_last']:.3f} at {t['tokens_per_s']:,.0f} tokens/s"
     if "response_loss" in test and "response_loss" in valid:
-        lines.append(
-            f"  responses   {test['response_loss']:.4f} nats per token of the test references"
-            f" (validation {valid['response_loss']:.4f})"
-        )
-    lines.append(f"  forgetting  {record['forgetting']['nats']:+.4f} nats per token on other text")
-    lines += [f"  time        {record['seconds']:.0f} s", f"  folder      {folder}"]
-    return lines + [f"  WARNING     {text}" for text in warnings(record)]
+        loss = f"{test['response_loss']:.4f} nats per token of the test references"
+        facts["responses"] = f"{loss} (validation {valid['response_loss']:.4f})"
+    facts["forgetting"] = f"{record['forgetting']['nats']:+.4f} nats per token on other text"
+    return facts | {"time": f"{record['seconds']:.0f} s"}
 
 
-def strata_line(strata: Mapping[str, Mapping[str, Any]]) -> str:
-    """Accuracy by stratum."""
-    parts = [f"{name} {percent(own)} ({own['correct']}/{own['total']})" for name, own in strata.items()]
-    return f"  strata      {'; '.join(parts)}"
-
-
-def platinum_line(scores: Mapping[str, Any]) -> str:
+def platinum_text(scores: Mapping[str, Any]) -> str:
     """Accuracy by corrected references."""
     missing = f"{scores['not_found']} of its questions are not in the test set"
     if "accuracy" not in scores:
-        return f"  platinum    –  ({missing})"
-    return (
-        f"  platinum    {percent(scores)}  ({scores['correct']}/{scores['total']} by corrected references; {missing})"
-    )
+        return f"–  ({missing})"
+    return f"{percent(scores)}  ({scores['correct']}/{scores['total']} by corrected references; {missing})"
 
 
-def repeat_line(repeat: Mapping[str, Any]) -> str:
+def repeat_text(repeat: Mapping[str, Any]) -> str:
     """How other batch orders changed the answers."""
-    turns = "; ".join(
-        f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in repeat["turns"]
-    )
-    return (
-        f"  repeat      accuracy differs by {100 * repeat['largest_difference']:.1f} points in other orders ({turns})"
-    )
+    turns = [f"{t['changed']} of {t['total']} questions changed, {t['texts_differ']} texts" for t in repeat["turns"]]
+    return f"accuracy differs by {100 * repeat['largest_difference']:.1f} points in other orders ({'; '.join(turns)})"
 
 
 def warnings(record: Record) -> list[str]:
@@ -107,11 +94,9 @@ def warnings(record: Record) -> list[str]:
 
 def unhealthy(health: HealthReport) -> list[str]:
     """Sentences for every check of a run that failed."""
-    out = []
-    if health["moved"] is False:
-        out.append(f"never trained: {', '.join(health['still'][:4])}")
-    if health["no_base_gradient"] is False:
-        out.append("the base model received gradients")
-    if health["base_unchanged"] is False:
-        out.append("the base model changed")
-    return out
+    checks = (
+        (health["moved"], f"never trained: {', '.join(health['still'][:4])}"),
+        (health["no_base_gradient"], "the base model received gradients"),
+        (health["base_unchanged"], "the base model changed"),
+    )
+    return [text for passed, text in checks if passed is False]

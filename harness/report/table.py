@@ -13,35 +13,24 @@ from harness.records.record import Record, one_line
 from harness.report.differences import differences, pairs
 from harness.report.learning_rates import Curve, curves
 from harness.report.names import roles
-from harness.report.sections import Cell, Section, questions_of, sections
+from harness.report.sections import Cell, questions_of, sections
 from harness.report.stats import crossed_bootstrap, wilson
 from harness.report.summary import peak, unhealthy
 
-MEASURED: tuple[str, ...]  # columns that only finished runs have
-MEASURED = (
-    "accuracy",
-    "low",
-    "high",
-    "seed_low",
-    "seed_high",
-    "flexible",
-    "valid",
-    "questions",
-    "truncated",
-    "file_bytes",
-    "memory",
-)
-MEASURED += ("peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds", "attach_seconds", "added_macs_per_token")
-MEASURED += ("forgetting", "device", "dirty", "mixed_code", "unhealthy")
-RESPONSES = ("response_loss", "response_difference", "response_low", "response_high")
-OPTIONAL = ("platinum", "platinum_questions", "repeat", *RESPONSES)  # columns that are there only where a run has them
-COMPARED: tuple[str, ...]
-COMPARED = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm", "seeds_measured")
-COMPARED += ("clear", "detectable", "train_overhead_gb", "eval_overhead_gb", *RESPONSES[1:])
+# Columns that only finished runs have.
+MEASURED: tuple[str, ...] = ("accuracy", "low", "high", "seed_low", "seed_high", "flexible", "valid", "questions")
+MEASURED += ("truncated", "file_bytes", "memory", "peak_train_gb", "peak_eval_gb", "tokens_per_s", "seconds")
+MEASURED += ("attach_seconds", "added_macs_per_token", "forgetting", "device", "dirty", "mixed_code", "unhealthy")
+RARE = ("platinum", "platinum_questions", "response_loss", "repeat")
+MEASURED += RARE
+RESPONSES = ("response_difference", "response_low", "response_high")
+OPTIONAL = (*RARE, *RESPONSES)  # columns that are there only where a run has them
+COMPARED: tuple[str, ...] = ("baseline", "difference", "difference_low", "difference_high", "p", "test", "p_holm")
+COMPARED += ("seeds_measured", "clear", "detectable", "train_overhead_gb", "eval_overhead_gb", *RESPONSES)
 
 
-def cells(records: list[Record]) -> dict[str, list[Record]]:
-    """Cell name → runs that differ in nothing but their seed. The name is the run id without the seed.
+def cells(records: list[Record]) -> list[Cell]:
+    """Runs that differ in nothing but their seed, by name: the run id without the seed.
 
     Runs of one such name that differ in more all the same (data, defaults or scorer have changed between them) are not
     averaged: the largest group has the name, the others the name and a hash.
@@ -53,10 +42,10 @@ def cells(records: list[Record]) -> dict[str, list[Record]]:
         questions = sha256(questions_of(record))[:8] if record["status"] == "done" else ""
         fitting = [key for key in same if key.startswith(settings)]  # where a failed run belongs
         same.setdefault((questions and settings + questions) or next(iter(fitting), settings), []).append(record)
-    out: dict[str, list[Record]] = {}
+    out = []
     for name, same in groups.items():
         largest = max(same, key=lambda key: len(same[key]))
-        out |= {name if key == largest else f"{name}__{sha256(key)[:8]}": runs for key, runs in same.items()}
+        out += [Cell(name if k == largest else f"{name}__{sha256(k)[:8]}", runs) for k, runs in same.items()]
     return out
 
 
@@ -65,7 +54,7 @@ def rows(records: list[Record]) -> pd.DataFrame:
     """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
     role = roles()
     out: list[dict[str, Any]] = []
-    for section in _sections(records):
+    for section in sections(cells(records)):
         tuned = curves(section.cells)
         compared = differences([c.chosen for c in tuned], role.baseline)
         new = [_row(cell) | {"section": section.title, "main": section.main} for cell in section.cells]
@@ -77,22 +66,23 @@ def rows(records: list[Record]) -> pd.DataFrame:
         return pd.DataFrame()
     frame = pd.DataFrame(out)
     frame = frame.drop(columns=[c for c in OPTIONAL if frame[c].isna().all()])
-    places = frame["section"].map({title: n for n, title in enumerate(dict.fromkeys(frame["section"]))})
-    frame = frame.assign(place=places).sort_values(["place", "accuracy", "cell"], ascending=[True, False, True])
-    return frame.drop(columns="place").reset_index(drop=True)
+    frame["place"] = pd.factorize(frame["section"])[0]
+    frame = frame.sort_values(["place", "accuracy", "cell"], ascending=[True, False, True], ignore_index=True)
+    return frame.drop(columns="place")
+
+
+def by_section(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Title → rows, in the frame's order."""
+    return {} if frame.empty else {str(title): part for title, part in frame.groupby("section", sort=False)}
 
 
 def pair_rows(records: list[Record]) -> pd.DataFrame:
     """Exact McNemar of every chosen run against the baseline's run with the same seed."""
     out = []
-    for section in _sections(records):
+    for section in sections(cells(records)):
         compared = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
         out += [{"section": section.title} | pair for pair in compared]
     return pd.DataFrame(out)
-
-
-def _sections(records: list[Record]) -> list[Section]:
-    return sections([Cell(name, runs) for name, runs in cells(records).items()])
 
 
 def _row(cell: Cell) -> dict[str, Any]:
@@ -108,49 +98,44 @@ def _row(cell: Cell) -> dict[str, Any]:
         "lr": first["lr"],
         "quantization": first["quantization"],
         "seeds": len(done),
-        "diverged": sum(r["status"] == "diverged" for r in cell.runs),
-        "failed": sum(r["status"] == "failed" for r in cell.runs),
+        **_ended_badly(cell.runs),
         "params": first["trainable_params"],
+        **dict.fromkeys(MEASURED),
     }
     if not done:
-        return row | dict.fromkeys(MEASURED + OPTIONAL)
+        return row
     tests = [r["test"] for r in done]
-    meter, peaks = _memory(done)
-    by_seed = cell.right.mean(axis=1)
-    low, high = wilson(tests[0]["correct"], tests[0]["total"]) if len(done) == 1 else crossed_bootstrap(cell.right)
-    return (
-        row
-        | {
-            "accuracy": float(cell.right.mean()),
-            "low": low,
-            "high": high,
-            "seed_low": float(by_seed.min()) if len(done) > 1 else None,
-            "seed_high": float(by_seed.max()) if len(done) > 1 else None,
-            "flexible": float(np.mean([t["flexible_accuracy"] for t in tests])),
-            "valid": float(np.mean([r["valid"]["accuracy"] for r in done])),
-            "questions": tests[0]["total"],
-            "truncated": float(np.mean([t["truncated"] / t["total"] for t in tests])),
-            "file_bytes": first["adapter_file_bytes"],
-            "memory": meter,
-            "peak_train_gb": _median(peaks["train"]),
-            "peak_eval_gb": _median(peaks["eval"]),
-            "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
-            "seconds": _median([r["seconds"] for r in done]),
-            "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
-            "added_macs_per_token": done[0]["cost"]["added_macs_per_token"],
-            "forgetting": _median([r["forgetting"]["nats"] for r in done]),
-            "device": "; ".join(sorted({_device(r) for r in done})),
-            "dirty": sum(bool(r["provenance"].get("dirty")) for r in done),
-            "mixed_code": len({r["code_hash"] for r in cell.runs}) > 1,
-            "unhealthy": sum(bool(unhealthy(r["health"])) for r in done),
-            "platinum": None,
-            "platinum_questions": None,
-            "response_loss": float(np.mean([t["response_loss"] for t in tests])) if cell.responses else None,
-            "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
-        }
-        | _platinum(done)
-        | _strata(done)
-    )
+    row["accuracy"] = float(cell.right.mean())
+    if len(done) == 1:
+        row["low"], row["high"] = wilson(tests[0]["correct"], tests[0]["total"])
+    else:
+        row["low"], row["high"] = crossed_bootstrap(cell.right)
+        by_seed = cell.right.mean(axis=1)
+        row |= {"seed_low": float(by_seed.min()), "seed_high": float(by_seed.max())}
+    if cell.responses:
+        row["response_loss"] = _mean([t["response_loss"] for t in tests])
+    row |= {
+        "flexible": _mean([t["flexible_accuracy"] for t in tests]),
+        "valid": _mean([r["valid"]["accuracy"] for r in done]),
+        "questions": tests[0]["total"],
+        "truncated": _mean([t["truncated"] / t["total"] for t in tests]),
+        "file_bytes": first["adapter_file_bytes"],
+        "tokens_per_s": _median([r["train"]["tokens_per_s"] for r in done if "train" in r]),
+        "seconds": _median([r["seconds"] for r in done]),
+        "attach_seconds": _median([r["cost"]["attach_seconds"] for r in done]),
+        "added_macs_per_token": first["cost"]["added_macs_per_token"],
+        "forgetting": _median([r["forgetting"]["nats"] for r in done]),
+        "device": "; ".join(sorted({_device(r) for r in done})),
+        "dirty": sum(bool(r["provenance"].get("dirty")) for r in done),
+        "mixed_code": len({r["code_hash"] for r in cell.runs}) > 1,
+        "unhealthy": sum(bool(unhealthy(r["health"])) for r in done),
+        "repeat": max((r["repeat"]["largest_difference"] for r in done if "repeat" in r), default=None),
+    }
+    return row | _memory(done) | _platinum(done) | _strata(done)
+
+
+def _ended_badly(runs: list[Record]) -> dict[str, int]:
+    return {status: sum(r["status"] == status for r in runs) for status in ("diverged", "failed")}
 
 
 def _platinum(done: list[Record]) -> dict[str, Any]:
@@ -158,7 +143,7 @@ def _platinum(done: list[Record]) -> dict[str, Any]:
     scores = [r.get("platinum", {}) for r in done]
     if "accuracy" not in scores[0] or len({s.get("questions_hash") for s in scores}) > 1:
         return {}
-    return {"platinum": float(np.mean([s["accuracy"] for s in scores])), "platinum_questions": scores[0]["total"]}
+    return {"platinum": _mean([s["accuracy"] for s in scores]), "platinum_questions": scores[0]["total"]}
 
 
 def _strata(done: list[Record]) -> dict[str, Any]:
@@ -166,7 +151,7 @@ def _strata(done: list[Record]) -> dict[str, Any]:
     strata = [r["test"].get("strata", {}) for r in done]
     out: dict[str, Any] = {}
     for name in sorted(set.intersection(*map(set, strata))):
-        out[f"accuracy_{name}"] = float(np.mean([s[name]["accuracy"] for s in strata]))
+        out[f"accuracy_{name}"] = _mean([s[name]["accuracy"] for s in strata])
         out[f"questions_{name}"] = strata[0][name]["total"]
     return out
 
@@ -181,29 +166,30 @@ def _place(name: str, curves_: list[Curve]) -> dict[str, Any]:
         "chosen": chosen,
         "edge": chosen and curve.edge,
         "rates": len(curve.points),
-        "curve_diverged": sum(r["status"] == "diverged" for cell in curve.cells for r in cell.runs),
-        "curve_failed": sum(r["status"] == "failed" for cell in curve.cells for r in cell.runs),
+        **{f"curve_{k}": n for k, n in _ended_badly([r for cell in curve.cells for r in cell.runs]).items()},
         "valid_common": point.valid if point else None,
         "valid_seeds": point.seeds if point else 0,
     }
 
 
-def _memory(done: list[Record]) -> tuple[str, dict[str, list[float]]]:
-    """The meter, and its peaks by phase over the seeds; "" where none was read. Two meters are never mixed."""
+def _memory(done: list[Record]) -> dict[str, Any]:
+    """The meter, "" where none was read, and its median peaks by phase. Two meters are never mixed."""
     read = {phase: [p for r in done if (p := peak(r["memory"], phase))] for phase in ("train", "eval")}
     meter = min((kind for kind, _ in read["train"] + read["eval"]), default="")
-    return meter, {phase: [gb for kind, gb in peaks if kind == meter] for phase, peaks in read.items()}
+    peaks = {f"peak_{phase}_gb": _median([gb for kind, gb in own if kind == meter]) for phase, own in read.items()}
+    return {"memory": meter, **peaks}
 
 
 def _overhead(row: dict[str, Any], floors: list[dict[str, Any]]) -> dict[str, Any]:
     """Peaks above the evaluation peak of the untrained model in the same quantization, by the same meter."""
     same = [f for f in floors if f["quantization"] == row["quantization"] and f["memory"] == row["memory"]]
     base = same[0]["peak_eval_gb"] if same else None
-    over = {}
-    for phase in ("train", "eval"):
-        own = row[f"peak_{phase}_gb"]
-        over[f"{phase}_overhead_gb"] = own - base if own is not None and base is not None else None
-    return over
+    own = {phase: row[f"peak_{phase}_gb"] for phase in ("train", "eval")}
+    return {f"{p}_overhead_gb": None if base is None or gb is None else gb - base for p, gb in own.items()}
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
 
 
 def _median(values: list[float]) -> float | None:

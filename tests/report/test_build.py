@@ -17,7 +17,7 @@ from harness.paths import ROOT
 from harness.records.store import read_records
 from harness.report import publish
 from harness.report.build import files
-from harness.report.losses import losses
+from harness.report.points import losses
 from harness.report.publish import check, rebuild
 from harness.report.table import rows
 from tests import factory

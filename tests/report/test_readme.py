@@ -8,9 +8,8 @@ import pytest
 
 from harness.evaluation.metrics import from_bits
 from harness.report.names import family, row_name, usual_adapter, usual_lr
-from harness.report.readme import main_sections, readme, results
+from harness.report.readme import main_sections, readme, results, terminal_tables
 from harness.report.table import rows
-from harness.report.terminal import terminal_tables
 from tests import factory
 
 BLOCKS = "\n".join(
