@@ -122,7 +122,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-# -- one GPU per process -----------------------------------------------------------------------------------------------
 def one_gpu(device: str) -> None:
     """Makes `cuda` a GPU that only this process holds, waiting for one if needed. Does nothing for `cpu`.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import is_offline_mode as offline
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
@@ -30,7 +31,6 @@ from harness.errors import BadInput, reason_of, refuse
 
 Kind = Literal["model", "dataset"]
 log = logging.getLogger("harness")
-COMMIT = re.compile("[0-9a-f]{40}")
 SECONDS = 10.0  # for the first answer; the library's own requests have no limit
 NO_ANSWER = (httpx.TransportError, HfHubHTTPError)
 ERRORS = (*NO_ANSWER, RevisionResolutionError, OSError, ValueError)  # of repositories, network and disk
@@ -80,15 +80,10 @@ def listing(kind: Kind, repo: str, commit: str) -> list[str] | None:
         return None
 
 
-def offline() -> bool:
-    """Whether the user has set HF_HUB_OFFLINE."""
-    return constants.is_offline_mode()
-
-
 # -- parts -------------------------------------------------------------------------------------------------------------
 @functools.cache
 def _resolve(kind: Kind, repo: str, revision: str) -> str:
-    if COMMIT.fullmatch(revision):
+    if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     if not offline() and not _unreachable:
         try:
