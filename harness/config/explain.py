@@ -15,7 +15,8 @@ from adapters import problem
 from harness.config.schema import Schema
 from harness.paths import CONF
 
-TYPES = {"Integer": "an integer", "Float": "a number", "Bool": "true or false", "String": "a text"}
+TYPES = {"integer": "an integer", "float": "a number", "string": "a text"}
+TYPES |= dict.fromkeys(("boolean", "bool"), "true or false")
 
 
 def one_line(error: Exception, overrides: list[str]) -> str:
@@ -33,12 +34,13 @@ def one_line(error: Exception, overrides: list[str]) -> str:
     key = full[1] if full else (named[1] or named[2]) if named else None
     by_key = {o.lstrip("+~").split("=", 1)[0]: o.split("=", 1)[1] for o in overrides if "=" in o}
     shown = {"got": by_key[key]} if key in by_key else {}
-    wrong_type = re.search(r"(?:converted to|not a valid) (Integer|Float|(?i:Bool)|String)|Cannot convert", text)
+    wrong_type = re.search(r"(?:converted to|not a valid) (\w+)|Cannot convert", text)
     if key and wrong_type:
-        expected = TYPES.get((wrong_type[1] or "").capitalize(), "another type")
+        expected = TYPES.get((wrong_type[1] or "").lower(), "another type")
         return problem(key, "wrong type", **shown, expected=expected)
     if key and named:
-        variant = by_key.get("variant", _default_variant())
+        defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+        variant = by_key.get("variant") or next(d["variant"] for d in defaults if "variant" in d)
         inside = sorted(_variant_keys(variant)) if key.startswith("variant.") else []
         keys = inside or [*_schema_keys(Schema), *_variant_keys(variant)]
         what = f"unknown key of {variant}" if inside else "unknown key"
@@ -72,11 +74,6 @@ def _schema_keys(schema: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + f.name
         if is_dataclass(kinds[f.name]):
             yield from _schema_keys(kinds[f.name], f"{prefix}{f.name}.")
-
-
-def _default_variant() -> str:
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    return str(next(d["variant"] for d in defaults if "variant" in d))
 
 
 def _variant_keys(variant: str) -> list[str]:

@@ -109,7 +109,7 @@ def _as_text(value: Any) -> Any:
 
 def _short(value: Any) -> Any:
     """A value for a message: a nested one may be as long as its file."""
-    return value if value is None or len(text := str(value)) <= 200 else f"{text[:200]}..."
+    return value if len(text := str(value)) <= 200 else f"{text[:200]}..."
 
 
 # -- local files -------------------------------------------------------------------------------------------------------

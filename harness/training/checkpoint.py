@@ -19,6 +19,7 @@ from harness.errors import reason_of
 from harness.files import write_text
 
 Params = dict[str, torch.nn.Parameter]
+STATE = "checkpoint/state.safetensors"
 BYTES_PER_STEP = 10_000_000  # that checkpoints may write, averaged over the steps between two of them
 
 
@@ -61,7 +62,7 @@ def checkpoint_interval(params: Params, every: int) -> int:
 
 def save_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Writes `folder`/checkpoint/state.safetensors. One file: a kill between two would pair two different steps."""
-    place = folder / "checkpoint" / "state.safetensors"
+    place = folder / STATE
     place.parent.mkdir(exist_ok=True)
     tensors = {f"param.{name}": p.detach().cpu().contiguous() for name, p in params.items()}
     for name, p in params.items():
@@ -87,7 +88,7 @@ def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimiz
 
     Raises DamagedCheckpointError, and changes nothing, where the file is not what was saved.
     """
-    path, metrics = folder / "checkpoint" / "state.safetensors", folder / "metrics.jsonl"
+    path, metrics = folder / STATE, folder / "metrics.jsonl"
     if not path.exists():
         metrics.unlink(missing_ok=True)
         return Progress()
@@ -109,7 +110,7 @@ def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimiz
 
 def remove_checkpoint(folder: Path) -> None:
     """Removes the checkpoint and the losses that led to it."""
-    (folder / "checkpoint" / "state.safetensors").unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
 
 
