@@ -25,27 +25,30 @@ if TYPE_CHECKING:
 _held: dict[str, FileLock] = {}
 
 
-def gpu_count() -> int:
-    """CUDA devices that the driver reports. Asks it directly, since importing torch takes seconds."""
+def _driver() -> ctypes.CDLL | None:
+    """The CUDA driver, if it works. Importing torch would take seconds, and torch claims memory on the GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+        return None
+    return None if cuda.cuInit(0) else cuda
+
+
+def gpu_count() -> int:
+    """CUDA devices that the driver reports."""
+    cuda, count = _driver(), ctypes.c_int(0)
+    return 0 if cuda is None or cuda.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
 def memory_of(device: str) -> int | None:
-    """Bytes of the GPU or of this machine; None if unknown. Asks the driver: torch would claim memory on the GPU."""
+    """Bytes of the GPU or of this machine; None if unknown."""
     kind, _, index = device.partition(":")
     if kind != "cuda":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    handle, size = ctypes.c_int(0), ctypes.c_size_t(0)
-    if not gpu_count():
+    cuda, handle, size = _driver(), ctypes.c_int(0), ctypes.c_size_t(0)
+    if cuda is None or cuda.cuDeviceGet(ctypes.byref(handle), int(index or 0)):
         return None
-    cuda = ctypes.CDLL("libcuda.so.1")
-    failed = cuda.cuDeviceGet(ctypes.byref(handle), int(index or 0))
-    return None if failed or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle) else size.value
+    return None if cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle) else size.value
 
 
 def usable_device(name: str) -> str:
@@ -122,7 +125,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-# -- one GPU per process -----------------------------------------------------------------------------------------------
 def one_gpu(device: str) -> None:
     """Makes `cuda` a GPU that only this process holds, waiting for one if needed. Does nothing for `cpu`.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from adapters import NOTHING, problem
+
+Number = int | float
 
 
 class BadInput(SystemExit):
@@ -27,25 +30,18 @@ def integer(where: str, value: Any, *, lo: int, hi: int | None = None, optional:
     if value is None and optional:
         return None
     if type(value) is not int or value < lo or (hi is not None and value > hi):
-        expected = f"an integer >= {lo}" + (f" and <= {hi}" if hi is not None else "")
-        expected += ", or null" if optional else ""
+        limit = f" and <= {hi}" if hi is not None else ""
+        expected = f"an integer >= {lo}{limit}{', or null' if optional else ''}"
         raise refuse(where, "out of range", got=value, expected=expected)
     return value
 
 
 def number(
-    where: str,
-    value: Any,
-    *,
-    lo: int | float | None = None,
-    above: int | float | None = None,
-    hi: int | float | None = None,
+    where: str, value: Any, *, lo: Number = -math.inf, above: Number = -math.inf, hi: Number = sys.float_info.max
 ) -> float:
     """`value` as a finite float inside the bounds. Raises BadInput."""
-    expected = "a finite number" + (f" >= {lo:g}" if lo is not None else "")
-    expected += (f" > {above:g}" if above is not None else "") + (f" and <= {hi:g}" if hi is not None else "")
-    is_number = type(value) in (int, float) and math.isfinite(value)
-    outside = (lo is not None and value < lo) or (above is not None and value <= above) if is_number else True
-    if outside or (hi is not None and value > hi):
-        raise refuse(where, "out of range", got=value, expected=expected)
+    if type(value) not in (int, float) or not (lo <= value <= hi and value > above):  # also for NaN
+        bounds = {">=": lo, ">": above, "and <=": hi}
+        given = [f"{sign} {bound:g}" for sign, bound in bounds.items() if abs(bound) < sys.float_info.max]
+        raise refuse(where, "out of range", got=value, expected=" ".join(["a finite number", *given]))
     return float(value)

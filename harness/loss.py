@@ -32,12 +32,11 @@ def label_loss_sum(
     chunk = chunk or _chunk(model)
     if states.shape[0] <= chunk:
         return _chunk_loss(model, ids, outputs, states, targets)
-    total = states.new_zeros((), dtype=torch.promote_types(torch.float32, states.dtype))
+    total: Tensor = states.new_zeros((), dtype=torch.promote_types(torch.float32, states.dtype))
     for part, expected in zip(states.split(chunk), targets.split(chunk), strict=True):
         # Recomputed in the backward pass: kept, the chunks' logits would add up to what chunking avoids.
         total = total + checkpoint(_chunk_loss, model, ids, outputs, part, expected, use_reentrant=False)
-    loss: Tensor = total
-    return loss
+    return total
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class Token(NamedTuple):
 _MAX_CHARS = 1000
 
 
-def _each(characters: str, by: str | None) -> dict[int, str | None]:
+def _each(characters: str, by: str) -> dict[int, str | None]:
     return dict.fromkeys(map(ord, characters), by)
 
 

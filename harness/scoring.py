@@ -133,13 +133,6 @@ def _read(text: str, *, heading: bool = False) -> tuple[bool, Fraction | None]:
     return True, single_number(line, first)
 
 
-def _read_next_line(line: str) -> tuple[bool, Fraction | None]:
-    """The same for the line after a marker that stands alone (rule 4): `- 18` is a list's dash or a sign."""
-    line = line.lstrip("> ")
-    found, value = _read(line, heading=True)
-    return found, None if line.startswith("- ") else value
-
-
 def _box(line: str, start: int) -> tuple[str, str, bool]:
     """(a box's content, what follows it on the line, whether it is closed there); its brace ends at `start`."""
     depth = 1
@@ -172,9 +165,10 @@ def _marked(text: str) -> tuple[bool, Fraction | None]:
         if pending and _has_text(line):
             pending = False
             if not re.match(r"\W*\\boxed", line):
-                found, value = _read_next_line(line)
+                quoted = line.lstrip("> ")
+                found, value = _read(quoted, heading=True)
                 if found:
-                    return True, value
+                    return True, None if quoted.startswith("- ") else value  # a list's dash or a sign
         opening = re.match(r"[\W_]*", line)  # what stands before any text
         for marker in _MARKER.finditer(line):
             start, end = marker.span()

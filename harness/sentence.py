@@ -7,6 +7,7 @@ answer ambiguous.
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 from harness.numbers import VARIABLES, Token, signed, words
 
@@ -72,13 +73,8 @@ def single_number(line: Line, first: int) -> Fraction | None:
 
 def _sides(line: Line) -> list[Line]:
     """The line split at its equals signs."""
-    sides: list[Line] = [[]]
-    for token in line:
-        if token.kind == "=":
-            sides.append([])
-        else:
-            sides[-1].append(token)
-    return sides
+    cuts = [-1, *(k for k, t in enumerate(line) if t.kind == "="), len(line)]
+    return [line[a + 1 : b] for a, b in pairwise(cuts)]
 
 
 def _without_notes(line: Line) -> Line:
@@ -225,11 +221,8 @@ def _clear_before(lead: Line) -> bool:
         if token.kind == "-" and _at(lead, n + 1).kind != "word":
             return False
     said = [t.lower for t in lead if t.kind == "word"]
-    return not (
-        _at(lead, len(lead) - 1).lower in _BEFORE_BOUND
-        or said == ["up", "to"]
-        or (said[-1:] == ["of"] and _FUNCTION_OF & set(said[-2:]))
-    )
+    bound = _at(lead, len(lead) - 1).lower in _BEFORE_BOUND or said == ["up", "to"]
+    return not bound and not (said[-1:] == ["of"] and _FUNCTION_OF & set(said[-2:]))
 
 
 def _clear_after(side: Line, k: int) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+from contextlib import suppress
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -32,10 +33,12 @@ def check_launcher(overrides: list[str], jobs: list[Job]) -> bool:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("config", overrides=settings_of_it, return_hydra_config=True).hydra
     name, module = chosen.runtime.choices["hydra/launcher"], str(chosen.launcher._target_).rpartition(".")[0]
-    if not _installed(module):
+    plugin = None
+    with suppress(ModuleNotFoundError):  # its parent package is missing
+        plugin = importlib.util.find_spec(module)
+    if plugin is None:
         raise refuse("hydra/launcher", "its plugin is not installed", got=name, remedy="pip install '.[sweeps]'")
-    settings = OmegaConf.to_container(chosen.launcher, resolve=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(chosen.launcher, resolve=True)
     if name == "joblib":
         _check_joblib(settings, jobs)
     elif name == "ray":
@@ -46,29 +49,19 @@ def check_launcher(overrides: list[str], jobs: list[Job]) -> bool:
     return name != "submitit_slurm" and not (name == "ray" and settings["ray"]["init"]["address"] not in LOCAL)
 
 
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent package is missing
-        return False
-
-
 def _check_joblib(settings: dict[Any, Any], jobs: list[Job]) -> None:
     """Each process keeps one GPU until it ends, so an extra process would only wait."""
     gpus, processes = gpu_count(), settings["n_jobs"]
     alone = any(j.device.startswith("cuda") and not j.share_gpu for j in jobs)
     if alone and gpus and not 1 <= processes <= gpus:
-        what, expected = "more processes than GPUs", f"an integer >= 1 and <= {gpus}"
-        remedy = "share_gpu=true allows it."
-        raise refuse("hydra.launcher.n_jobs", what, got=processes, expected=expected, remedy=remedy)
+        where, what, expected = "hydra.launcher.n_jobs", "more processes than GPUs", f"an integer >= 1 and <= {gpus}"
+        raise refuse(where, what, got=processes, expected=expected, remedy="share_gpu=true allows it.")
 
 
 def _check_ray(settings: dict[str, Any]) -> None:
     init, request = settings["init"], settings["remote"]
-    if init["address"] in LOCAL:
-        nodes = [{"CPU": init["num_cpus"] or os.cpu_count() or 1, "GPU": gpu_count()}]
-    else:
-        nodes = ray_nodes(init["address"])
+    here = {"CPU": init["num_cpus"] or os.cpu_count() or 1, "GPU": gpu_count()}
+    nodes = [here] if init["address"] in LOCAL else ray_nodes(init["address"])
     for key, kind in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if (request.get(key) or 0) > most:
@@ -80,18 +73,18 @@ def ray_nodes(address: str) -> list[dict[str, float]]:
     """Resources of a running cluster's nodes. Raises BadInput if no cluster answers."""
     import ray
 
-    where, got = "hydra.launcher.ray.init.address", {"got": address}
+    where = "hydra.launcher.ray.init.address"
     host, _, port = address.rpartition(":")
     if host and port.isdigit():  # Ray itself would try for a quarter of an hour
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
             remedy = "Start one: ray start --head."
-            raise refuse(where, f"no Ray cluster answers ({error.strerror or error})", **got, remedy=remedy) from None
+            raise refuse(where, f"no Ray cluster answers ({reason_of(error)})", got=address, remedy=remedy) from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        raise refuse(where, f"no Ray cluster to use ({reason_of(error)})", **got) from None
+        raise refuse(where, f"no Ray cluster to use ({reason_of(error)})", got=address) from None
     try:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:

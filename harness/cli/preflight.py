@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from harness.cli.words import arguments
 from harness.config.compose import compositions
@@ -22,11 +21,14 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return nullcontext()
     jobs = []
-    for cfg in compositions(args.overrides, multirun=args.multirun):
-        from harness.config.validate import job_from
+    logging.disable(logging.WARNING)  # each job repeats its warnings
+    try:
+        for cfg in compositions(args.overrides, multirun=args.multirun):
+            from harness.config.validate import job_from
 
-        with _quiet():  # the job repeats its warnings
             jobs.append(job_from(cfg))
+    finally:
+        logging.disable(logging.NOTSET)
     from harness.cli.launcher_check import check_launcher
     from harness.cli.quiet import quiet
     from harness.cli.sweep import Sweep, dry_run
@@ -44,12 +46,3 @@ def preflight(argv: list[str]) -> AbstractContextManager[object]:
     # Processes started by launchers must find the repository, whatever the working directory.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return Sweep(jobs, fingerprinter, here=here) if args.multirun and jobs else nullcontext()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
+from collections import Counter
 from statistics import median
 from types import TracebackType
 
@@ -35,19 +35,16 @@ class Sweep:
 
     def __init__(self, jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True) -> None:
         self.jobs, self.fingerprinter = jobs, fingerprinter
-        ids, to_do = [], set()
-        for job in jobs:
-            if job.lr_chosen == "tuned":  # may be chosen from the jobs before it
-                check_fit(job, here=here)
-                continue
-            planned = plan(job, fingerprinter)
-            ids.append(planned.id)
-            if planned.action in NEW:
-                check_new(planned, here=here)
-                to_do.add(planned.id)
-        if twice := len(ids) - len(set(ids)):
+        tuned = [job for job in jobs if job.lr_chosen == "tuned"]  # may be chosen from the jobs before them
+        for job in tuned:
+            check_fit(job, here=here)
+        plans = [plan(job, fingerprinter) for job in jobs if job.lr_chosen != "tuned"]
+        new = {p.id: p for p in plans if p.action in NEW}
+        for planned in new.values():
+            check_new(planned, here=here)
+        if twice := len(plans) - len({p.id for p in plans}):
             print(f"sweep: {twice} of {len(jobs)} jobs repeat another run; each run is done once", flush=True)
-        self.runs = len(to_do) + len(jobs) - len(ids)
+        self.runs = len(new) + len(tuned)
 
     def __enter__(self) -> Sweep:
         self.began = begin_sweep(self.runs)
@@ -83,7 +80,7 @@ class Sweep:
             return planned.id, "not run" if planned.action == "run" else "not finished"
         error_of = planned.record.get("error")
         what = f", {error_of['class']}: {error_of['message'].splitlines()[0]}" if error_of else ""
-        return planned.id, f"{planned.record['status']}{what} ({_shown(planned.folder / 'result.json')})"
+        return planned.id, f"{planned.record['status']}{what} ({planned.folder / 'result.json'})"
 
 
 def check_new(planned: Plan, *, here: bool) -> str:
@@ -99,10 +96,6 @@ def planned_with_lr(job: Job, fingerprinter: Fingerprinter) -> Plan:
     return plan(with_tuned_lr(job, fingerprinter) if job.lr_chosen == "tuned" else job, fingerprinter)
 
 
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
 # -- dry_run=true ------------------------------------------------------------------------------------------------------
 def dry_run(jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True) -> int:
     """Prints what each job would do and about how long it would take. Loads no weights and writes nothing.
@@ -112,41 +105,39 @@ def dry_run(jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True)
     """
     folders = [*sorted({job.runs_dir for job in jobs}), PUBLISHED]
     finished = [r for r in read_records(folders).records if r["status"] == "done"]
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     listed: set[str] = set()
     total, unknown = 0.0, 0
     for job in jobs:
-        name, action, note = _would(job, fingerprinter, here=here)
+        name, action, notes = _would(job, fingerprinter, here=here)
         if name in listed:
-            action, note = "skip", "the same run as above"
+            action, notes = "skip", ["the same run as above"]
         listed.add(name)
-        counts[action] = counts.get(action, 0) + 1
+        counts[action] += 1
         if action in NEW:
             seconds = estimate(job, finished)
             total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
-            time_note = "time unknown" if seconds is None else duration(seconds)
-            note = f"{note}; {time_note}" if note else time_note
+            notes.append("time unknown" if seconds is None else duration(seconds))
+        note = "; ".join(filter(None, notes))
         print(f"{action:8}{name}" + (f"  ({note})" if note else ""))
     summary = ", ".join(f"{counts[a]} to {a}" for a in ("run", "resume", "skip", "refuse") if a in counts)
-    jobs_ = f"{len(jobs)} job" + "s" * (len(jobs) != 1)
-    print(f"{jobs_}: {summary}" + (f"; {duration(total)} one after another" if total else ""), end="")
-    print(f", and {unknown} of unknown length: no similar run has finished" if unknown else "", flush=True)
+    summary += f"; {duration(total)} one after another" if total else ""
+    summary += f", and {unknown} of unknown length: no similar run has finished" if unknown else ""
+    print(f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {summary}", flush=True)
     return int("refuse" in counts)
 
 
-def _would(job: Job, fingerprinter: Fingerprinter, *, here: bool) -> tuple[str, str, str]:
-    """Run id, action and a remark."""
+def _would(job: Job, fingerprinter: Fingerprinter, *, here: bool) -> tuple[str, str, list[str]]:
+    """Run id, action and remarks."""
     name = f"{job.variant} seed {job.seed}"
     try:
         planned = planned_with_lr(job, fingerprinter)
         name = planned.id
         remark = check_new(planned, here=here) if planned.action in NEW else ""
     except BadInput as error:
-        return name, "refuse", str(error)
-    reason = planned.reason
-    if planned.action == "refuse":
-        reason = f"finished, but not with the same {reason}"
-    return name, planned.action, "; ".join(filter(None, [reason, remark]))
+        return name, "refuse", [str(error)]
+    refused = "finished, but not with the same " if planned.action == "refuse" else ""
+    return name, planned.action, [refused + planned.reason, remark]
 
 
 def estimate(job: Job, finished: list[Record]) -> float | None:
@@ -163,10 +154,8 @@ def estimate(job: Job, finished: list[Record]) -> float | None:
         questions = record["test"]["total"] + record["valid"]["total"]
         asked = questions if job.eval_limit is None else min(questions, 2 * job.eval_limit)
         training = record["train"]["seconds"] if job.trains else 0.0
-        seconds: float = (record["seconds"] - training) * asked / questions
-        if job.trains:
-            examples = record["steps"] * record["science"]["batch_size"]
-            seconds += training * job.steps * job.batch_size / examples
-        return seconds
+        examples = record["steps"] * record["science"]["batch_size"] if job.trains else 1
+        answering: float = (record["seconds"] - training) * asked / questions
+        return answering + training * job.steps * job.batch_size / examples
 
     return median(map(scaled, alike)) if alike else None

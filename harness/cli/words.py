@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,8 +48,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         args, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise refuse("command line", str(error), remedy="See --help.") from None
-    for word in unknown:
-        _check_option(word, argv)
+    if unknown:
+        _refuse_option(unknown[0], argv)
     for name in OWN_CONFIGS:
         if (value := getattr(args, name)) is not None:
             option = "--" + name.replace("_", "-")
@@ -63,7 +64,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def _check_option(word: str, argv: list[str]) -> None:
+def _refuse_option(word: str, argv: list[str]) -> NoReturn:
     name, equals, value = word.lstrip("-").partition("=")
     if not word.startswith("-"):
         raise refuse("command line", "an override behind an option", got=word, remedy="Put options first.")

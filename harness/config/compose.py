@@ -7,6 +7,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -48,7 +49,7 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
                 _check_option(o, loader)
             # Hydra's own settings come from unswept overrides; the first swept variant decides the keys of `variant.`.
             decisive = [o for o in parsed if not o.is_sweep_override() or o.key_or_group == "variant"]
-            lines = [_line(o, _values(o)[0]) for o in decisive]
+            lines = [_lines(o)[0] for o in decisive]
             first, hydra = _composed(lines)
             params = _checked_sweep(hydra, parsed, multirun=multirun)
             if params is None:
@@ -56,18 +57,17 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
             if multirun:  # of a repeated key the last counts, as in Hydra's sweeper
                 both = parser.parse_overrides([*params, *overrides])
                 parsed = list({o.get_key_element(): o for o in both}.values())
-            plain = [_sets_a_value(o, loader) for o in parsed]
             composed = {tuple(lines): first}
-            for values in itertools.product(*map(_values, parsed)):
-                lines = [_line(o, v) for o, v in zip(parsed, values, strict=True)]
-                whole = tuple(line for line, value in zip(lines, plain, strict=True) if not value)
+            is_value = [_sets_a_value(o, loader) for o in parsed]
+            for lines in map(list, itertools.product(*map(_lines, parsed))):
+                whole = tuple(itertools.compress(lines, [not v for v in is_value]))
                 if whole not in composed:
                     composed[whole], own = _composed(list(whole))
                     if own.sweeper != hydra.sweeper:
                         what = "an experiment with a sweep of its own cannot be swept"
                         raise refuse("experiment", what, remedy="Give one experiment at a time.")
                 cfg = copy.deepcopy(composed[whole])
-                for o in parser.parse_overrides([line for line, value in zip(lines, plain, strict=True) if value]):
+                for o in parser.parse_overrides(list(itertools.compress(lines, is_value))):
                     OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
                 yield cfg
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
@@ -95,10 +95,9 @@ def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> l
         raise refuse("hydra.searchpath", "configs come from conf/ alone", got=path, remedy="Put the files there.")
     params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
     if not multirun:
-        if params and (experiments := [o for o in parsed if o.key_or_group == "experiment"]):
-            raise refuse("experiment", f"sweeps {', '.join(params)}", got=_text(experiments[0]), remedy=ADD_M)
         if params:
-            raise refuse("hydra.sweeper.params", f"sweeps {', '.join(params)}", remedy=ADD_M)
+            experiment = hydra.runtime.choices["experiment"]
+            raise refuse("experiment", f"sweeps {', '.join(params)}", got=experiment, remedy=ADD_M)
         return []
     if not str(hydra.sweeper._target_).endswith(".BasicSweeper"):
         return None
@@ -112,22 +111,21 @@ def _checked_sweep(hydra: DictConfig, parsed: list[Any], *, multirun: bool) -> l
 def _check_option(override: Any, loader: Any) -> None:
     """Hydra takes no number for an option: `quantization=4` would be an error that names neither key nor options."""
     options = loader.get_group_options(override.key_or_group)
-    values = (_values(override) if override.is_sweep_override() else [_text(override)]) if options else []
-    for number in filter(re.compile(r"[\d.]+").fullmatch, values):
-        raise MissingConfigException("", f"{override.key_or_group}/{number}", options)
+    for line in _lines(override) if options else ():
+        if re.fullmatch(r"[\d.]+", option := line.partition("=")[2]):
+            raise MissingConfigException("", f"{override.key_or_group}/{option}", options)
 
 
-def _values(override: Any) -> list[str]:
-    """The swept values as text; one empty text for a plain override. Raises BadInput for none or far too many."""
+def _lines(override: Any) -> list[str]:
+    """The override with each value of its sweep. Raises BadInput for none or far too many."""
     if not override.is_sweep_override():
-        return [""]
-    if not override.is_discrete_sweep():
-        return [str(override.value().start)]
-    values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+        return [override.input_line]
+    swept = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value().start]
+    values = list(itertools.islice(swept, MOST + 1))
     if not 1 <= len(values) <= MOST:
         what = "too many values" if values else "nothing to sweep"
         raise refuse(override.key_or_group, what, got=_text(override), expected=f"1 to {MOST:,} values")
-    return values
+    return [f"{override.input_line.split('=', 1)[0]}={value}" for value in values]
 
 
 def in_quotes(value: str) -> str:
@@ -139,31 +137,26 @@ def _text(override: Any) -> str:
     return str(override.input_line).split("=", 1)[1]
 
 
-def _line(override: Any, value: str) -> str:
-    """The override with one value of its sweep."""
-    return f"{override.input_line.split('=', 1)[0]}={value}" if override.is_sweep_override() else override.input_line
-
-
 def _sets_a_value(override: Any, loader: Any) -> bool:
     """A swept `key=value` of a plain key, which no other choice depends on."""
-    plain = override.is_sweep_override() and override.type == OverrideType.CHANGE and override.package is None
-    return plain and not loader.get_group_options(override.key_or_group)
+    if not override.is_sweep_override() or override.type != OverrideType.CHANGE or override.package is not None:
+        return False
+    return not loader.get_group_options(override.key_or_group)
 
 
 def default_job(job: Job) -> Job:
     """The job with the same benchmark, model, variant and quantization, and defaults for the rest."""
-    overrides = [f"benchmark={job.benchmark}", f"variant={job.variant}", f"quantization={job.quantization}"]
-    overrides.append(f"model={job.model.name}")
+    groups = {"benchmark": job.benchmark, "variant": job.variant, "quantization": job.quantization}
+    groups["model"] = job.model.name
     if job.model.name == "hub":  # has no id of its own
-        overrides.append(f"model.id={in_quotes(job.model.id)}")
-    return _default_job(tuple(overrides))
+        groups["model.id"] = in_quotes(job.model.id)
+    return _default_job(*(f"{key}={value}" for key, value in groups.items()))
 
 
 @functools.lru_cache(maxsize=256)
-def _default_job(overrides: tuple[str, ...]) -> Job:
+def _default_job(*overrides: str) -> Job:
     """Cached: composing takes a tenth of a second, and a sweep needs the same default for every job."""
     register()
-    if GlobalHydra.instance().is_initialized():  # inside hydra.main, with the same configs
-        return job_from(compose("config", overrides=list(overrides)))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    inside = GlobalHydra.instance().is_initialized()  # hydra.main, with the same configs
+    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
         return job_from(compose("config", overrides=list(overrides)))

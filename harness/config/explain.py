@@ -15,13 +15,8 @@ from adapters import problem
 from harness.config.schema import Schema
 from harness.paths import CONF
 
-TYPES = {
-    "Integer": "an integer",
-    "Float": "a number",
-    "Boolean": "true or false",
-    "bool": "true or false",
-    "String": "a text",
-}
+TYPES = {"integer": "an integer", "float": "a number", "string": "a text"}
+TYPES |= dict.fromkeys(("boolean", "bool"), "true or false")
 
 
 def one_line(error: Exception, overrides: list[str]) -> str:
@@ -39,12 +34,13 @@ def one_line(error: Exception, overrides: list[str]) -> str:
     key = full[1] if full else (named[1] or named[2]) if named else None
     by_key = {o.lstrip("+~").split("=", 1)[0]: o.split("=", 1)[1] for o in overrides if "=" in o}
     shown = {"got": by_key[key]} if key in by_key else {}
-    wrong_type = re.search(r"could not be converted to (\w+)|is not a valid (\w+)|Cannot convert", text)
+    wrong_type = re.search(r"(?:converted to|not a valid) (\w+)|Cannot convert", text)
     if key and wrong_type:
-        expected = TYPES.get(wrong_type[1] or wrong_type[2] or "", "another type")
+        expected = TYPES.get((wrong_type[1] or "").lower(), "another type")
         return problem(key, "wrong type", **shown, expected=expected)
     if key and named:
-        variant = by_key.get("variant", _default_variant())
+        defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+        variant = by_key.get("variant") or next(d["variant"] for d in defaults if "variant" in d)
         inside = sorted(_variant_keys(variant)) if key.startswith("variant.") else []
         keys = inside or [*_schema_keys(Schema), *_variant_keys(variant)]
         what = f"unknown key of {variant}" if inside else "unknown key"
@@ -55,13 +51,15 @@ def one_line(error: Exception, overrides: list[str]) -> str:
 
 
 def near(word: str, known: list[str]) -> str:
-    """The one of `known` that was probably meant, or "": the same last part, a beginning, a slip; case is ignored."""
+    """The one of `known` that was probably meant, or "": same last part, beginning, slip, initials; case is ignored."""
     parent, _, last = word.lower().rpartition(".")
     keys = {k.rpartition(".")[2].lower(): k for k in reversed(known)}  # last part → key
     keys |= {k.rpartition(".")[2].lower(): k for k in known if k.rpartition(".")[0].lower() == parent}
     starts = [n for n in keys if last and n.startswith(last)]
     slips = sorted(difflib.get_close_matches(last, keys), key=lambda n: sorted(n) != sorted(last))  # swaps first
-    meant = [n for n in (last,) if n in keys] or (starts if len(starts) == 1 else [*slips, *starts])
+    initials = "".join(part[:1] for part in last.split("_"))  # learning_rate → lr
+    meant = [last] if last in keys else starts if len(starts) == 1 else [*slips, *starts]
+    meant += [initials] if "_" in last and initials in keys else []
     return keys[meant[0]] if meant else ""
 
 
@@ -76,11 +74,6 @@ def _schema_keys(schema: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + f.name
         if is_dataclass(kinds[f.name]):
             yield from _schema_keys(kinds[f.name], f"{prefix}{f.name}.")
-
-
-def _default_variant() -> str:
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    return str(next(d["variant"] for d in defaults if "variant" in d))
 
 
 def _variant_keys(variant: str) -> list[str]:

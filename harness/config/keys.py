@@ -55,10 +55,6 @@ def read_stored(path: Path) -> DictConfig:
 
 
 def _known(saved: dict[Any, Any], schema: type) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, kind in get_type_hints(schema).items():
-        if key in saved:
-            value = saved[key]
-            nested = is_dataclass(kind) and isinstance(value, dict)
-            kept[key] = _known(value, kind) if nested else value
-    return kept
+    kinds = get_type_hints(schema)
+    known = {k: v for k, v in saved.items() if k in kinds}
+    return {k: _known(v, kinds[k]) if is_dataclass(kinds[k]) and isinstance(v, dict) else v for k, v in known.items()}

@@ -60,8 +60,7 @@ class Source:
         return self.path is not None or self.hub is not None
 
 
-def _no_platinum() -> Source:
-    return Source(split="test", columns={"question": "question", "answer": "answer"})
+PLATINUM: dict[str, Any] = {"split": "test", "columns": {"question": "question", "answer": "answer"}}
 
 
 @dataclass
@@ -69,7 +68,7 @@ class DataSchema:
     train: Source = field(default_factory=Source)
     questions: Source = field(default_factory=Source)
     test: Source = field(default_factory=Source)
-    platinum: Source = field(default_factory=_no_platinum)  # corrected references to part of the test questions
+    platinum: Source = field(default_factory=lambda: Source(**PLATINUM))  # corrected references to test questions
 
 
 @dataclass

@@ -18,7 +18,7 @@ from harness.config.job import Job
 from harness.config.keys import refuse_unknown_keys
 from harness.config.schema import Model, Source, Tracking
 from harness.device import usable_device
-from harness.errors import BadInput, integer, number, refuse
+from harness.errors import BadInput, integer, number, reason_of, refuse
 from harness.paths import CONF, under_root
 
 log = logging.getLogger("harness")
@@ -28,27 +28,24 @@ def job_from(cfg: DictConfig) -> Job:
     """Validates a composed config. Raises BadInput with one line for the first thing that is wrong."""
     refuse_unknown_keys(cfg)
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key or "config"
-        raise refuse(key, "missing", expected=f"{key}=<value>") from None
+        c: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise refuse(error.full_key or "config", str(error).splitlines()[0]) from None
-    assert isinstance(plain, dict)
-    c: dict[str, Any] = {str(k): v for k, v in plain.items()}
+        key = error.full_key or "config"
+        if isinstance(error, MissingMandatoryValue):
+            raise refuse(key, "missing", expected=f"{key}=<value>") from None
+        raise refuse(key, reason_of(error)) from None
     variant, adapter, trained = _adapter(c)
     quantization = c["quantization"]["name"]
     if quantization != "none" and not ad.VARIANTS[variant].supports_quantized:
         raise refuse("quantization", f"{variant} cannot train a quantized base", got=quantization, expected="none")
     bench, train, evaluation = c["benchmark"], c["train"], c["eval"]
     lr, chosen = _learning_rate(c, variant, trained)
-    steps = integer("steps", bench["steps"] if c["steps"] is None else c["steps"], lo=1)
-    batch = integer("batch_size", bench["batch_size"] if c["batch_size"] is None else c["batch_size"], lo=1)
+    steps = integer("steps", _or(c["steps"], bench["steps"]), lo=1)
     _check_names(c)
     if c["model"]["dtype"] not in ad.DTYPES:
         raise refuse("model.dtype", "unknown dtype", got=c["model"]["dtype"], expected=f"one of {', '.join(ad.DTYPES)}")
-    eval_batch = bench["eval_batch_size"] if evaluation["batch_size"] is None else evaluation["batch_size"]
-    new_tokens = bench["max_new_tokens"] if evaluation["max_new_tokens"] is None else evaluation["max_new_tokens"]
+    if bench["prompt"].count("{query}") != 1:
+        raise refuse("benchmark.prompt", "lacks the question", got=bench["prompt"], expected="exactly one {query}")
     return Job(
         benchmark=bench["name"],
         model=Model(**c["model"]),
@@ -61,10 +58,10 @@ def job_from(cfg: DictConfig) -> Job:
         lr=lr,
         lr_chosen=chosen,
         steps=steps if lr is not None else 0,
-        batch_size=batch,
+        batch_size=integer("batch_size", _or(c["batch_size"], bench["batch_size"]), lo=1),
         seed=integer("seed", c["seed"], lo=0, hi=2**63 - 1),
         max_length=integer("benchmark.max_length", bench["max_length"], lo=8),
-        prompt=_prompt(bench["prompt"]),
+        prompt=bench["prompt"],
         valid_size=integer("benchmark.valid_size", bench["valid_size"], lo=1),
         forgetting_text=bench["forgetting_text"],
         weight_decay=number("train.weight_decay", train["weight_decay"], lo=0),
@@ -73,14 +70,18 @@ def job_from(cfg: DictConfig) -> Job:
         calibration_examples=_calibration(variant, adapter, train),
         compile=train["compile"],
         eval_limit=integer("eval.limit", evaluation["limit"], lo=1, optional=True),
-        eval_batch_size=integer("eval.batch_size", eval_batch, lo=1),
-        max_new_tokens=integer("eval.max_new_tokens", new_tokens, lo=1),
+        eval_batch_size=integer("eval.batch_size", _or(evaluation["batch_size"], bench["eval_batch_size"]), lo=1),
+        max_new_tokens=integer("eval.max_new_tokens", _or(evaluation["max_new_tokens"], bench["max_new_tokens"]), lo=1),
         **_where_and_how(c),
         composed=c,
     )
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
 def _adapter(c: dict[str, Any]) -> tuple[str, ad.Config, dict[str, Any]]:
     """Variant name, its Config with top-level axes applied, and the benchmark's defaults of the variant's YAML."""
     fields = dict(c["variant"])
@@ -95,14 +96,12 @@ def _adapter(c: dict[str, Any]) -> tuple[str, ad.Config, dict[str, Any]]:
             raise refuse(f"variant.{key!s}", f"unknown key of {name}", expected=f"one of {', '.join(sorted(known))}")
     for key, field in (("rank", "r"), ("lora_rank", "lora_rank"), ("alpha", "alpha"), ("targets", "targets")):
         value = c[key]
-        if value is None:
-            continue
-        if key in ("rank", "lora_rank"):
+        if value is not None and "rank" in key:
             integer(key, value, lo=1)
-        if field not in known:
+        if value is not None and field in known:
+            fields[field] = value
+        elif value is not None:
             log.warning("%s=%s is ignored: %s has no %s", key, value, name, field)
-            continue
-        fields[field] = value
     targets = fields.get("targets")
     for pattern in [targets] if isinstance(targets, str) else targets or ():
         if isinstance(pattern, str) and not ad.harmless(pattern):
@@ -136,8 +135,8 @@ def _learning_rate(c: dict[str, Any], variant: str, defaults: dict[str, Any]) ->
         remedy = f"Give lr=…, or add it to conf/variant/{variant}.yaml."
         raise refuse("lr", f"{variant} has no default for benchmark {c['benchmark']['name']}", remedy=remedy)
     is_given = c["lr"] is not None
-    where, value = ("lr", c["lr"]) if is_given else (f"variant {variant}: lr", defaults["lr"])
-    lr = number(where, value, above=0)
+    where = "lr" if is_given else f"variant {variant}: lr"
+    lr = number(where, c["lr"] if is_given else defaults["lr"], above=0)
     if scale != 1:
         lr = float(f"{number(f'{where} times lr_scale', lr * scale, above=0):.12g}")  # 0.01 · 0.3 is 0.003
     return lr, "given" if is_given else "default"
@@ -151,7 +150,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
         "gradient_checkpointing": c["train"]["gradient_checkpointing"],
         "eval_repeat": integer("eval.repeat", c["eval"]["repeat"], lo=1),
         "platinum": Source(**c["data"]["platinum"]),
-        "tracking": checked(Tracking(**c["tracking"])),
+        "tracking": _checked(Tracking(**c["tracking"])),
         "device": usable_device(c["device"]),
         "share_gpu": c["share_gpu"],
         "threads": integer("threads", c["threads"], lo=1, optional=True),
@@ -171,23 +170,12 @@ def _check_names(c: dict[str, Any]) -> None:
             raise refuse(f"{group}.name", what, got=name, expected=expected)
 
 
-def _prompt(template: str) -> str:
-    if template.count("{query}") != 1:
-        raise refuse("benchmark.prompt", "lacks the question", got=template, expected="exactly one {query}")
-    return template
-
-
-MODES = ("offline", "online")
-
-
-def checked(tracking: Tracking) -> Tracking:
+def _checked(tracking: Tracking) -> Tracking:
     """Raises BadInput for an unknown mode, or for `online` without a login."""
-    if tracking.name == "none":
-        if tracking.mode is not None:
-            raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")
-        return tracking
-    if tracking.mode not in MODES:
-        raise refuse("tracking.mode", "unknown mode", got=tracking.mode, expected=" or ".join(MODES))
+    if tracking.name == "none" and tracking.mode is not None:
+        raise refuse("tracking.mode", "nothing is tracked", got=tracking.mode, remedy="Add tracking=wandb.")
+    if tracking.name != "none" and tracking.mode not in ("offline", "online"):
+        raise refuse("tracking.mode", "unknown mode", got=tracking.mode, expected="offline or online")
     if tracking.mode == "online" and not _logged_in():
         remedy = "Run `wandb login`, or leave it offline and upload later with `wandb sync`."
         raise refuse("tracking.mode", "no login for wandb on this machine", got="online", remedy=remedy)

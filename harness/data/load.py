@@ -44,8 +44,7 @@ def load_data(job: Job, tokenizer: Any, prints: Fingerprints) -> Data:
         train, counts = training_set(job, tokenizer, held_out, prints["data.train"])
     counts = counts | {"valid": len(valid), "test": len(test), "valid_in_test": held_out.valid_in_test}
     _say(counts, trains=job.trains)
-    limit = job.eval_limit
-    return Data(train, valid[:limit], test[:limit], counts)
+    return Data(train, valid[: job.eval_limit], test[: job.eval_limit], counts)
 
 
 def _questions(job: Job, where: str, prints: Fingerprints) -> list[Question]:
@@ -80,14 +79,10 @@ def _say(counts: Counts, *, trains: bool) -> None:
     _said.add(line)
     print(line, flush=True)
     if counts["without_original"]:
-        log.warning(
-            "data.train: %s of %s rows have no original_question, so augmented copies of validation and test questions "
-            "cannot be found among them; only identical questions were removed, %s of them for validation",
-            *(n[name] for name in ("without_original", "train_rows", "removed_identical")),
-        )
+        text = "%s of %s rows have no original_question, so augmented copies of validation and test questions cannot "
+        text += "be found among them; only identical questions were removed, %s of them for validation"
+        log.warning(f"data.train: {text}", n["without_original"], n["train_rows"], n["removed_identical"])
     elif trains and counts["valid_unmatched"] == counts["valid"]:
-        log.warning(
-            "data.train: no row comes from any of the %s validation questions; if the rows were made from such "
-            "questions, data.train.columns.original_question names the wrong column",
-            n["valid"],
-        )
+        text = "no row comes from any of the %s validation questions; if the rows were made from such questions, "
+        text += "data.train.columns.original_question names the wrong column"
+        log.warning(f"data.train: {text}", n["valid"])

@@ -7,7 +7,7 @@ import uuid
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +35,7 @@ class Examples(Sequence[Example]):
     def largest_id(self) -> int:
         return int(self._ids.max(initial=0))
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: Any) -> Any:  # an example; a list of them for a slice
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         n = range(len(self))[index]  # IndexError past the end, which ends a loop; −1 is the last
@@ -64,12 +60,12 @@ def key_of(tokenizer: Any, **decides: Any) -> str:
 
 def write_examples(folder: Path, examples: Iterable[Example], counts: Counts) -> None:
     """counts: read after the last example."""
-    ids, offsets, prompts = array("i"), array("q", [0]), array("i")
+    arrays = {"ids": array("i"), "offsets": array("q", [0]), "prompts": array("i")}
     for example in examples:
-        ids.extend(example.ids)
-        offsets.append(len(ids))
-        prompts.append(example.prompt)
-    for name, values in (("ids", ids), ("offsets", offsets), ("prompts", prompts)):
+        arrays["ids"].extend(example.ids)
+        arrays["offsets"].append(len(arrays["ids"]))
+        arrays["prompts"].append(example.prompt)
+    for name, values in arrays.items():
         np.save(folder / f"{name}.npy", np.asarray(values))
     (folder / "counts.json").write_text(json.dumps(counts))
 

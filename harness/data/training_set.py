@@ -13,7 +13,7 @@ from harness.data.token_cache import Counts, Examples, key_of, read_examples, wr
 from harness.data.tokenize import Example, tokenize
 from harness.errors import refuse
 from harness.files import cached_folder
-from harness.inputs.fingerprints import Fingerprint, has_changed
+from harness.inputs.fingerprints import Fingerprint, source_fingerprint
 from harness.inputs.rows import stream_rows
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def training_set(job: Job, tokenizer: Any, held_out: HeldOut, fingerprint: Finge
     def fill(folder: Path) -> None:
         counts = dict.fromkeys(COUNTED, 0)
         write_examples(folder, _examples(job, tokenizer, held_out, counts), counts)
-        if has_changed(job.train_source, fingerprint, WHERE):  # or other rows would be cached under this key
+        if source_fingerprint(job.train_source, job.cache_dir, WHERE) != fingerprint:  # the key would be another file's
             got = job.train_source.path
             raise refuse(WHERE, "changed while it was read", got=got, remedy="Run the same command again.")
 

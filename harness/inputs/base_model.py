@@ -73,8 +73,7 @@ def load_model(job: Job) -> nn.Module:
         _refuse_non_finite(_stored_tensors(folder), job.model)  # quantizing may hide them
     _refuse_non_finite(model.state_dict().items(), job.model)
     forbid_cpu_packing(model)  # before anybody's first grad-free forward
-    evaluated: nn.Module = model.eval()
-    return evaluated
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -107,11 +106,10 @@ def _from_pretrained(kind: Any, spec: Model, options: dict[str, Any]) -> Any:
     """A tokenizer, or (with `dtype` among the options) a model whose tensors all come from the file."""
     folder, is_model = folder_of(spec), "dtype" in options
     if spec.gguf_file is not None:
-        options = options | {"gguf_file": spec.gguf_file}
-        if is_model:  # packed blocks would leave no nn.Linear to adapt
-            from transformers import GgufConfig
+        from transformers import GgufConfig
 
-            options |= {"quantization_config": GgufConfig(dequantize=True)}
+        unpack = {"quantization_config": GgufConfig(dequantize=True)}  # packed, no nn.Linear would be left to adapt
+        options = options | {"gguf_file": spec.gguf_file} | (unpack if is_model else {})
     if is_model:
         options = options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
@@ -136,9 +134,8 @@ def _refuse_incomplete(info: dict[str, Any], spec: Model) -> None:
     kinds = {"missing": "missing", "mismatched": "of another shape", "unexpected": "not in this architecture"}
     for kind, what in kinds.items():
         if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{kind}_keys"]):
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            remedy = "Give weights that belong to its config.json."
-            raise refuse("model.id", f"tensor {names[0]}{more} is {what}", got=spec.id, remedy=remedy)
+            what = f"tensor {names[0]}{f' (and {len(names) - 1} more)' if len(names) > 1 else ''} is {what}"
+            raise refuse("model.id", what, got=spec.id, remedy="Give weights that belong to its config.json.")
 
 
 def _unpacked(spec: Model, cache: Path) -> Model:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from harness.config.job import Job
 from harness.config.schema import Model, Source
@@ -45,14 +46,13 @@ class Fingerprinter:
 
     def of(self, job: Job) -> Fingerprints:
         """Fingerprints of all inputs of a job, by place. Raises BadInput for a missing one."""
-        prints = {"model": self._once(job.model, partial(model_fingerprint, job.model))}
-        for where, source in (job.sources | ({PLATINUM: job.platinum} if job.platinum.is_set else {})).items():
-            prints[where] = self._once(source, partial(source_fingerprint, source, job.cache_dir, where))
-        return prints
+        sources = job.sources | ({PLATINUM: job.platinum} if job.platinum.is_set else {})
+        prints = {w: self._once(s, source_fingerprint, job.cache_dir, w) for w, s in sources.items()}
+        return {"model": self._once(job.model, model_fingerprint)} | prints
 
-    def _once(self, what: Model | Source, compute: Callable[[], Fingerprint]) -> Fingerprint:
+    def _once(self, what: Model | Source, compute: Callable[..., Fingerprint], *more: Any) -> Fingerprint:
         if repr(what) not in self._known:
-            self._known[repr(what)] = compute()
+            self._known[repr(what)] = compute(what, *more)
         return self._known[repr(what)]
 
 
@@ -69,10 +69,12 @@ def hub_commits(job: Job) -> dict[str, str]:
 
 def at_commits(job: Job, commits: dict[str, str]) -> Job:
     """The job with the hub's repositories at the commits that a record names."""
-    model = dataclasses.replace(job.model, revision=commits.get("model", job.model.revision))
-    read = {"data.train": "train_source", "data.questions": "question_source", "data.test": "test_source"}
-    at = {f: dataclasses.replace(getattr(job, f), revision=commits[w]) for w, f in read.items() if w in commits}
-    return dataclasses.replace(job, model=model, **at)
+    fields = {"model": "model", "data.train": "train_source"}
+    fields |= {"data.questions": "question_source", "data.test": "test_source"}
+    at = {
+        fields[w]: dataclasses.replace(getattr(job, fields[w]), revision=c) for w, c in commits.items() if w in fields
+    }
+    return dataclasses.replace(job, **at)
 
 
 def source_fingerprint(source: Source, cache_dir: Path, where: str) -> Fingerprint:
@@ -83,8 +85,10 @@ def source_fingerprint(source: Source, cache_dir: Path, where: str) -> Fingerpri
     columns = sha256({ours: name for ours, name in source.columns.items() if not ours == name == "stratum"})[:8]
     hub = source.hub
     if source.path is not None:
-        is_generated = source.path.startswith("generated:")
-        digest = _generated_sha256(source.path, cache_dir, where) if is_generated else _file_sha256(source.path, where)
+        if source.path.startswith("generated:"):
+            digest = _generated_sha256(source.path, cache_dir, where)
+        else:
+            digest = file_sha256(local_file(source.path, where))
         return Fingerprint(f"sha256:{digest} columns:{columns}")
     if hub is None:
         raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
@@ -93,17 +97,6 @@ def source_fingerprint(source: Source, cache_dir: Path, where: str) -> Fingerpri
         return f"hub:{hub}/{source.subset}/{source.split}@{revision} columns:{columns}"
 
     return Fingerprint(at(source.revision), lambda: at(commit_of("dataset", hub, source.revision, where)))
-
-
-def _file_sha256(path: str, where: str) -> str:
-    return file_sha256(local_file(path, where))
-
-
-def has_changed(source: Source, fingerprint: Fingerprint, where: str) -> bool:
-    """Whether a local file has changed since its fingerprint was taken; reads it again only if its time differs."""
-    if source.path is None or source.path.startswith("generated:"):
-        return False
-    return _file_sha256(source.path, where) not in fingerprint.content
 
 
 def text_fingerprint(source: str) -> str:

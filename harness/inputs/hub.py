@@ -10,10 +10,12 @@ import functools
 import logging
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import is_offline_mode as offline
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
@@ -30,7 +32,6 @@ from harness.errors import BadInput, reason_of, refuse
 
 Kind = Literal["model", "dataset"]
 log = logging.getLogger("harness")
-COMMIT = re.compile("[0-9a-f]{40}")
 SECONDS = 10.0  # for the first answer; the library's own requests have no limit
 NO_ANSWER = (httpx.TransportError, HfHubHTTPError)
 ERRORS = (*NO_ANSWER, RevisionResolutionError, OSError, ValueError)  # of repositories, network and disk
@@ -57,17 +58,15 @@ def fetch(kind: Kind, repo: str, revision: str | None, patterns: list[str], wher
     """
     commit = commit_of(kind, repo, revision, where)
     part: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": commit, "allow_patterns": patterns}
-    online = not offline() and not _unreachable
-    try:
-        if listing(kind, repo, commit) is not None or not online:  # without a listing, the cache may be incomplete
+    cached = offline() or bool(_unreachable)
+    if listing(kind, repo, commit) is not None:  # without it, the cache may be incomplete
+        with suppress(LocalEntryNotFoundError):
             return Path(snapshot_download(**part, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        if not online:
-            raise _refusal(error, kind, repo, revision or "main", where) from None
     try:
-        _ask(kind, repo, commit)
-        print(f"{_key(kind, where)}: fetching {repo} at {commit[:12]}", file=sys.stderr, flush=True)
-        return Path(snapshot_download(**part))
+        if not cached:
+            HfApi().repo_info(repo, repo_type=kind, revision=commit, timeout=SECONDS)
+            print(f"{where}: fetching {repo} at {commit[:12]}", file=sys.stderr, flush=True)
+        return Path(snapshot_download(**part, local_files_only=cached))
     except ERRORS as error:
         raise _refusal(error, kind, repo, revision or "main", where) from None
 
@@ -80,19 +79,14 @@ def listing(kind: Kind, repo: str, commit: str) -> list[str] | None:
         return None
 
 
-def offline() -> bool:
-    """Whether the user has set HF_HUB_OFFLINE."""
-    return constants.is_offline_mode()
-
-
 # -- parts -------------------------------------------------------------------------------------------------------------
 @functools.cache
 def _resolve(kind: Kind, repo: str, revision: str) -> str:
-    if COMMIT.fullmatch(revision):
+    if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     if not offline() and not _unreachable:
         try:
-            _ask(kind, repo, revision)
+            HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=SECONDS)
         except NO_ANSWER as error:
             if 0 < _status(error) < 500:
                 raise
@@ -105,28 +99,20 @@ def _resolve(kind: Kind, repo: str, revision: str) -> str:
     return commit
 
 
-def _ask(kind: Kind, repo: str, revision: str) -> None:
-    """Raises what the hub answers, within SECONDS; the library's other requests have no limit."""
-    HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=SECONDS)
-
-
-def _key(kind: Kind, where: str) -> str:
-    return f"{where}.id" if kind == "model" else f"{where}.hub"
+def _status(error: Exception) -> int:
+    """Of the hub's answer; 0 if there was none."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
 
 
 def _reason(error: Exception) -> str:
     return f"it answers {_status(error)}" if _status(error) else reason_of(error)
 
 
-def _status(error: Exception) -> int:
-    """Of the hub's answer; 0 if there was none."""
-    return getattr(getattr(error, "response", None), "status_code", 0)
-
-
 def _refusal(error: Exception, kind: Kind, repo: str, revision: str, where: str) -> BadInput:
     """What is wrong and what to do about it, in one line."""
-    thing, folder = ("model", "") if kind == "model" else ("data set", "datasets/")
-    local = f"{where}.id=<folder>" if kind == "model" else f"{where}.path=<file>"
+    thing, key, local, folder = "data set", f"{where}.hub", f"{where}.path=<file>", "datasets/"
+    if kind == "model":
+        thing, key, local, folder = "model", f"{where}.id", f"{where}.id=<folder>", ""
     page = f"{constants.ENDPOINT}/{folder}{repo}"
     if isinstance(error, RevisionNotFoundError):
         expected = f"a branch, tag or commit of {repo}"
@@ -151,4 +137,4 @@ def _refusal(error: Exception, kind: Kind, repo: str, revision: str, where: str)
         remedy = f"Check network and proxy, or give {local}."
     else:
         what, remedy = f"cannot fetch it ({_reason(error)})", f"Or give {local}."
-    return refuse(_key(kind, where), what, got=repo, remedy=remedy)
+    return refuse(key, what, got=repo, remedy=remedy)

@@ -31,9 +31,8 @@ def hub_rows(source: Source, where: str) -> Iterable[dict[str, Any]]:
             where, expected = f"{where}.columns.{ours}", f"one of {', '.join(dataset.column_names)}"
             remedy = f"Map it with {where}=<name>."
             raise refuse(where, f"no such column in {source.hub}", got=name, expected=expected, remedy=remedy)
-    rows: Iterable[dict[str, Any]] = dataset.select_columns(
-        [c for c in dataset.column_names if c in source.columns.values()]
-    )
+    read = [c for c in dataset.column_names if c in source.columns.values()]
+    rows: Iterable[dict[str, Any]] = dataset.select_columns(read)
     return rows
 
 

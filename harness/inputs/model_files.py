@@ -31,8 +31,7 @@ def place_of(spec: Model) -> str:
     folder = local_folder(spec)
     if folder is not None:
         return str(folder)
-    looks_like_path = spec.id.startswith((".", "/", "~", "models/")) or spec.id.count("/") > 1
-    if looks_like_path:
+    if spec.id.startswith((".", "/", "~", "models/")) or spec.id.count("/") > 1:
         remedy = f"Run {spec.setup} first." if spec.setup else ""
         expected = "a Hugging Face folder or a hub id"
         raise refuse("model.id", "no such folder", got=spec.id, expected=expected, remedy=remedy)
@@ -49,7 +48,7 @@ def folder_of(spec: Model) -> Path:
 def _hub_folder(spec: Model) -> Path:
     """Folder of the hub's cache with the model at its commit; its small files are checked before its weights come."""
     place = place_of(spec)
-    small = [spec.gguf_file] if spec.gguf_file is not None else SMALL
+    small = SMALL if spec.gguf_file is None else [spec.gguf_file]
     folder = fetch("model", place, spec.revision, small, "model")
     commit = commit_of("model", place, spec.revision, "model")
     names = listing("model", place, commit) or [f.name for f in folder.glob("*")]
@@ -59,8 +58,7 @@ def _hub_folder(spec: Model) -> Path:
 
 def files_read(folder: Path, spec: Model) -> list[Path]:
     """Every file of a local folder that loading can read, by name: weights, configuration, tokenizer, indices."""
-    weights = spec.gguf_file or "*.safetensors"
-    patterns = [weights, *SMALL]
+    patterns = [spec.gguf_file or "*.safetensors", *SMALL]
     files = [f for f in folder.iterdir() if f.is_file() and any(fnmatch(f.name, p) for p in patterns)]
     return sorted(f for f in files if not any(fnmatch(f.name, p) for p in NOT_READ))
 

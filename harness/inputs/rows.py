@@ -45,8 +45,7 @@ def read_questions(source: Source, where: str) -> list[Question]:
     Raises BadInput, naming the row, for an answer that does not parse and for what cannot be a stratum.
     """
     source = dataclasses.replace(source, columns={"stratum": "stratum"} | source.columns)
-    questions: list[Question] = []
-    strata = {""}
+    questions, strata = [], {""}
     for number, row in stream_rows(source, where, needed=("question", "answer")):
         place, stratum = f"{source.path or source.hub}:{number}", row.get("stratum", "").strip()
         try:
@@ -68,8 +67,6 @@ def stream_rows(source: Source, where: str, *, needed: tuple[str, ...]) -> Itera
     A numeric answer or response becomes text. Raises BadInput, naming file and row, where a `needed` column is not a
     non-empty string.
     """
-    if source.path is None and source.hub is None:
-        raise refuse(where, "no path and no hub id", remedy=f"Set {where}.path=<file>.")
     if unmapped := [name for name in needed if name not in source.columns]:
         raise refuse(f"{where}.columns", f"no column for {unmapped[0]}", expected=f"{unmapped[0]}: <name>")
     rows = _read_local(source.path, where) if source.path is not None else enumerate(hub_rows(source, where), 1)
@@ -112,7 +109,7 @@ def _as_text(value: Any) -> Any:
 
 def _short(value: Any) -> Any:
     """A value for a message: a nested one may be as long as its file."""
-    return value if value is None or len(text := str(value)) <= 200 else f"{text[:200]}..."
+    return value if len(text := str(value)) <= 200 else f"{text[:200]}..."
 
 
 # -- local files -------------------------------------------------------------------------------------------------------
@@ -124,8 +121,9 @@ def _read_local(path: str, where: str) -> Iterator[tuple[int, Any]]:
         start = stream.read(1000)
     if file.suffix == ".parquet" or start.startswith(b"PAR1"):
         return enumerate(_read_parquet(file, path, where), 1)
-    is_array = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    return _read_json_array(file, path, where) if is_array else _read_json_lines(file, path, where)
+    if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        return enumerate(_value(_text(file.read_bytes(), 0, path, where), 1, path, "an array of objects"), 1)
+    return _read_json_lines(file, path, where)
 
 
 def local_file(path: str, where: str) -> Path:
@@ -151,11 +149,6 @@ def _read_parquet(file: Path, path: str, where: str) -> Iterator[Any]:
 
 # Python refuses to make an int of more than 4,300 digits.
 _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 1000 else Decimal(digits))
-
-
-def _read_json_array(file: Path, path: str, where: str) -> Iterator[tuple[int, Any]]:
-    text = _text(file.read_bytes(), 0, path, where)
-    yield from enumerate(_value(text, 1, path, "an array of objects"), 1)
 
 
 def _read_json_lines(file: Path, path: str, where: str) -> Iterator[tuple[int, Any]]:

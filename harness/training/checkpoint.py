@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapters import atomic_file
+from harness.errors import reason_of
 from harness.files import write_text
 
 Params = dict[str, torch.nn.Parameter]
+STATE = "checkpoint/state.safetensors"
 BYTES_PER_STEP = 10_000_000  # that checkpoints may write, averaged over the steps between two of them
 
 
@@ -60,7 +62,7 @@ def checkpoint_interval(params: Params, every: int) -> int:
 
 def save_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Writes `folder`/checkpoint/state.safetensors. One file: a kill between two would pair two different steps."""
-    place = folder / "checkpoint" / "state.safetensors"
+    place = folder / STATE
     place.parent.mkdir(exist_ok=True)
     tensors = {f"param.{name}": p.detach().cpu().contiguous() for name, p in params.items()}
     for name, p in params.items():
@@ -86,21 +88,21 @@ def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimiz
 
     Raises DamagedCheckpointError, and changes nothing, where the file is not what was saved.
     """
-    path, metrics = folder / "checkpoint" / "state.safetensors", folder / "metrics.jsonl"
+    path, metrics = folder / STATE, folder / "metrics.jsonl"
     if not path.exists():
         metrics.unlink(missing_ok=True)
         return Progress()
     tensors, progress = _read(path)
-    if {f"param.{n}": p.shape for n, p in params.items()} != {
-        n: t.shape for n, t in tensors.items() if n.startswith("param.")
-    }:
+    states: dict[str, dict[str, Tensor]] = {}  # by parameter: its value and what the optimizer keeps of it
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        states.setdefault(name, {})[kind] = tensor
+    if {n: p.shape for n, p in params.items()} != {n: s["param"].shape for n, s in states.items() if "param" in s}:
         raise DamagedCheckpointError("it holds other tensors")
     with torch.no_grad():
         for name, p in params.items():
-            p.copy_(tensors[f"param.{name}"])
-            keys = [k.split(".", 1)[0] for k in tensors if k.split(".", 1)[1] == name and not k.startswith("param.")]
-            state = {k: tensors[f"{k}.{name}"] for k in keys}
-            optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+            p.copy_(states[name].pop("param"))
+            optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in states[name].items()}
     lines = metrics.read_text(errors="replace").splitlines(keepends=True) if metrics.exists() else []
     write_text(metrics, "".join(lines[: progress.step]))
     return progress
@@ -108,7 +110,7 @@ def load_checkpoint(folder: Path, params: Params, optimizer: torch.optim.Optimiz
 
 def remove_checkpoint(folder: Path) -> None:
     """Removes the checkpoint and the losses that led to it."""
-    (folder / "checkpoint" / "state.safetensors").unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
 
 
@@ -121,7 +123,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
             raise DamagedCheckpointError("its checksum is wrong")
         return tensors, Progress(**json.loads(metadata["progress"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpointError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        raise DamagedCheckpointError(reason_of(error)) from None
 
 
 def _digest(tensors: dict[str, Tensor], numbers: str) -> str:

@@ -17,7 +17,7 @@ from harness.loss import label_loss_sum
 from harness.training.checkpoint import Progress, checkpoint_interval, resume, save_checkpoint
 from harness.training.interrupt import Interrupted
 from harness.training.masters import Masters
-from harness.training.metrics import Metrics
+from harness.training.metrics import Log, Metrics, Say
 
 
 def train(
@@ -26,9 +26,9 @@ def train(
     examples: Sequence[Example],
     pad: int,
     folder: Path,
-    say: Callable[[str], None],
+    say: Say,
     check: Callable[[], None],
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
+    log: Log = lambda row: None,
 ) -> Progress:
     """Trains the adapter attached to `model` for `job.steps` steps; metrics and checkpoints go to `folder`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,9 @@ from tqdm import tqdm
 
 from harness.training.checkpoint import Progress
 
+Say = Callable[[str], None]
+Log = Callable[[dict[str, Any]], None]  # takes a row of metrics.jsonl
+
 
 class DivergedError(RuntimeError):
     """Loss or gradient became NaN or Inf: an outcome of the run, not a fault of the program."""
@@ -26,21 +28,12 @@ class Metrics:
 
     EVERY = 10  # steps between the device reads that logging and the NaN check need
 
-    def __init__(
-        self,
-        folder: Path,
-        steps: int,
-        progress: Progress,
-        say: Callable[[str], None],
-        log: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def __init__(self, folder: Path, steps: int, progress: Progress, say: Say, log: Log) -> None:
         self.file, self.steps, self.progress, self.say, self.log = folder / "metrics.jsonl", steps, progress, say, log
         self._pending: list[tuple[Tensor, Tensor, float, int]] = []
         self._clock = time.perf_counter()
-        # Drawn on a terminal only; elsewhere `_show` says a line five times a run.
-        self.bar = tqdm(
-            total=steps, initial=progress.step, unit="step", disable=None, file=sys.stderr, dynamic_ncols=True
-        )
+        # Drawn on a terminal only (disable=None); elsewhere `_show` says a line five times a run.
+        self.bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
 
     def add(self, loss: Tensor, norm: Tensor, lr: float, tokens: int) -> None:
         """One step: loss () in nats per label token, gradient norm () before clipping; neither is read here."""

@@ -75,6 +75,7 @@ SLIPS = [
     ("limit=10", r"limit: unknown key, got '10'\. Did you mean eval.limit\?"),
     ("LR=1", r"LR: unknown key, got '1'\. Did you mean lr\?"),
     ("Variant=lora", r"Variant: unknown key, got 'lora'\. Did you mean variant\?"),
+    ("learning_rate=1e-3", r"learning_rate: unknown key, got '1e-3'\. Did you mean lr\?"),
     ("coeff=0.5", r"coeff: unknown key, got '0.5'\. Did you mean variant.coeff\?"),
     ("variant=lora variant.coeff=0.5", r"variant.coeff: unknown key of lora, got '0.5'\. Keys: variant.alpha, .*\."),
 ]
