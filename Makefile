@@ -78,11 +78,8 @@ probe: setup ## every variant on a real model, reloaded in a fresh process: make
 
 # Each tool keeps its section of reports/bench.json where that is up to date.
 bench: $(VENV)/.test ## speed beside PEFT's, compile, launches: reports/bench.md (25 minutes on two idle cores; again: ARGS=force=true)
-	$(BIN)/python -W ignore -m tools.bench_steps dtype=float32 $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_steps dtype=bfloat16 $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_end_to_end $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_compile $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_simulated $(ARGS)
+	for section in "steps float32" "steps bfloat16" "end to end" compile simulated; do \
+		$(BIN)/python -W ignore -m tools.bench section="$$section" $(ARGS) || exit; done
 	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: make gsm8k-smoke GSM8K=<folder> THREADS=2
@@ -105,7 +102,7 @@ $(GPU_STAMPS)/%: conf/gsm8k_gpu.yaml $(wildcard adapters/*.py)
 	@mkdir -p $(@D) && touch $@
 
 $(GPU_STAMPS)/tests: $(wildcard tests/test_gpu.py tests/*/test_gpu.py) harness/training/loop.py harness/inputs/base_model.py
-$(GPU_STAMPS)/bench: tools/bench_steps.py tools/_qwen3.py harness/loss.py
+$(GPU_STAMPS)/bench: tools/bench.py $(wildcard tools/benches/_*.py) tools/benches/steps.py harness/loss.py
 
 drill: $(VENV)/.sweeps ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
 	$(BIN)/python -m tools.drill

@@ -21,8 +21,9 @@ from harness.cli.arguments import parse
 from harness.files import write_text
 from harness.paths import ROOT
 from harness.report.markdown import fill_block, grid
-from tools import _bench_page
-from tools.bench_simulated import OURS, WHOLE
+from tools import bench
+from tools.benches import steps
+from tools.benches.launches import OURS, WHOLE
 from tools.gsm8k_gpu import part_names
 
 REPORTS, GUIDE, README = ROOT / "reports", ROOT / "docs" / "gsm8k.md", ROOT / "README.md"
@@ -56,12 +57,12 @@ def build() -> dict[Path, str]:
     """Path → text of every page that the JSON files give; writes nothing."""
     parts = gpu_parts(REPORTS / "gsm8k_gpu")
     gpu = "[reports/gsm8k_gpu.md](../reports/gsm8k_gpu.md)" if parts else "not yet (`make gsm8k-gpu`)"
-    bench = _read(REPORTS / "bench.json")
-    costs = f"\n{memory_section(bench['simulated'])}\n\nMeasured on CUDA: {gpu}.\n"
+    measured = _read(REPORTS / "bench.json")
+    costs = f"\n{memory_section(measured['simulated'])}\n\nMeasured on CUDA: {gpu}.\n"
     return {
         REPORTS / "gsm8k_smoke.md": smoke_report(REPORTS / "gsm8k_smoke"),
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),
-        REPORTS / "bench.md": _bench_page.page(bench),
+        REPORTS / "bench.md": bench.page(measured),
         GUIDE: fill_block(GUIDE.read_text(), "costs", costs, str(GUIDE.relative_to(ROOT))),
         README: fill_block(README.read_text(), "gpu", gpu_line(parts), README.name),
     }
@@ -150,7 +151,7 @@ def gpu_report(parts: dict[str, Any]) -> str:
         ]
         lines.append(_table(["part", "measured on", "seconds", "result"], rows))
     if "bench" in parts:
-        lines += ["## Training step and decoding", _bench_page.steps_section(_section(parts["bench"]))]
+        lines += ["## Training step and decoding", steps.page(_section(parts["bench"]))]
     return "\n\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from harness.report.columns import Row, full_name, known
 from harness.report.losses import Losses
 from harness.report.names import family, roles
 
-Launches = dict[str, dict[str, Any]]  # variant → what tools.bench_simulated counted
+Launches = dict[str, dict[str, Any]]  # variant → what tools.benches.launches counted
 
 
 class Point(TypedDict):

@@ -75,7 +75,7 @@ def test_sources_of_the_parts(tmp_path: Path) -> None:
     make(tmp_path, *stamps)
     for source, part in (
         ("tests/test_gpu.py", "tests"),
-        ("tools/bench_steps.py", "bench"),
+        ("tools/benches/steps.py", "bench"),
         ("harness/loss.py", "bench"),
     ):
         code, parts = make(tmp_path, "-W", source, *stamps)
