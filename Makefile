@@ -83,7 +83,7 @@ bench: $(VENV)/.test ## speed beside PEFT's, compile, launches: reports/bench.md
 	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: make gsm8k-smoke GSM8K=<folder> THREADS=2
-	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS)) out=reports/gsm8k_smoke
+	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS))
 	$(BIN)/python -m tools.gsm8k_report
 
 # Each part leaves a stamp when it is finished; a part whose sources are newer than its stamp runs again. A part that
