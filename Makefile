@@ -91,7 +91,7 @@ gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: 
 GPU_STAMPS := .cache/gsm8k_gpu/$(or $(SIZE),full)
 GPU_PART := $(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full)
 
-gsm8k-gpu: setup smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=9 SIZE=full GSM8K=<folder>
+gsm8k-gpu: $(VENV)/.test smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=9 SIZE=full GSM8K=<folder>
 	@parts=$$($(GPU_PART)) || exit; \
 	until=$(if $(MINUTES),$$(($$(date +%s) + 60 * $(MINUTES)))); \
 	$(MAKE) -j1 -k --no-print-directory UNTIL=$$until $$(printf '$(GPU_STAMPS)/%s ' $$parts); code=$$?; \
