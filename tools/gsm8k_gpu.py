@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
     one_of("part", args.part, part_names())
     with tempfile.TemporaryDirectory() as scratch:
         command, file = command_of(args, plan, Path(scratch))
-        print(f"{args.part}: python {' '.join(command)}", flush=True)
+        print(f"{args.part}: python {shlex.join(command)}", flush=True)
         start = time.monotonic()
         code = run_within(command, None if args.until is None else args.until - time.time())
         if code is None:

@@ -18,6 +18,7 @@ from harness.errors import refuse
 from harness.evaluation.metrics import from_bits
 from harness.paths import under_root
 from harness.records.store import read_records
+from harness.report.names import roles
 from harness.report.table import rows
 from harness.tiny.problems import test_problems
 
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> None:
     accuracy = [by_family(r["test"]["correct_bits"], r["test"]["total"]) for r in shown]
     for head in ("variant", "rank"):
         print(f"{head:18}" + "".join(f"{str(r.get(head) or '').removeprefix('antipasto_')[:9]:>10}" for r in shown))
-    for family in sorted(accuracy[-1], key=accuracy[-1].__getitem__, reverse=True):
+    floor = next((a for r, a in zip(shown, accuracy, strict=True) if r["variant"] == roles().floor), accuracy[-1])
+    for family in sorted(floor, key=floor.__getitem__, reverse=True):
         print(f"{family:18}" + "".join(f"{100 * a.get(family, float('nan')):10.0f}" for a in accuracy))
 
 
