@@ -78,15 +78,12 @@ probe: setup ## every variant on a real model, reloaded in a fresh process: make
 
 # Each tool keeps its section of reports/bench.json where that is up to date.
 bench: $(VENV)/.test ## speed beside PEFT's, compile, launches: reports/bench.md (25 minutes on two idle cores; again: ARGS=force=true)
-	$(BIN)/python -W ignore -m tools.bench_steps dtype=float32 $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_steps dtype=bfloat16 $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_end_to_end $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_compile $(ARGS)
-	$(BIN)/python -W ignore -m tools.bench_simulated $(ARGS)
+	for section in "steps float32" "steps bfloat16" "end to end" compile simulated; do \
+		$(BIN)/python -W ignore -m tools.bench section="$$section" $(ARGS) || exit; done
 	$(BIN)/python -m tools.gsm8k_report
 
 gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: make gsm8k-smoke GSM8K=<folder> THREADS=2
-	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS)) out=reports/gsm8k_smoke
+	$(BIN)/python -m tools.gsm8k_smoke variants=antipasto_dplr,lora gsm8k=$(GSM8K) $(if $(THREADS),threads=$(THREADS))
 	$(BIN)/python -m tools.gsm8k_report
 
 # Each part leaves a stamp when it is finished; a part whose sources are newer than its stamp runs again. A part that
@@ -94,7 +91,7 @@ gsm8k-smoke: setup smollm2 ## SmolLM2-135M on GSM8K, short, killed and resumed: 
 GPU_STAMPS := .cache/gsm8k_gpu/$(or $(SIZE),full)
 GPU_PART := $(BIN)/python -m tools.gsm8k_gpu size=$(or $(SIZE),full)
 
-gsm8k-gpu: setup smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=9 SIZE=full GSM8K=<folder>
+gsm8k-gpu: $(VENV)/.test smollm2 ## all that needs a CUDA device; the same command continues: MINUTES=9 SIZE=full GSM8K=<folder>
 	@parts=$$($(GPU_PART)) || exit; \
 	until=$(if $(MINUTES),$$(($$(date +%s) + 60 * $(MINUTES)))); \
 	$(MAKE) -j1 -k --no-print-directory UNTIL=$$until $$(printf '$(GPU_STAMPS)/%s ' $$parts); code=$$?; \
@@ -105,7 +102,7 @@ $(GPU_STAMPS)/%: conf/gsm8k_gpu.yaml $(wildcard adapters/*.py)
 	@mkdir -p $(@D) && touch $@
 
 $(GPU_STAMPS)/tests: $(wildcard tests/test_gpu.py tests/*/test_gpu.py) harness/training/loop.py harness/inputs/base_model.py
-$(GPU_STAMPS)/bench: tools/bench_steps.py tools/_qwen3.py harness/loss.py
+$(GPU_STAMPS)/bench: tools/bench.py $(wildcard tools/benches/_*.py) tools/benches/steps.py harness/loss.py
 
 drill: $(VENV)/.sweeps ## the long drills: kills, damaged files, launchers, Ray and SLURM clusters (half an hour); writes docs/reliability.md
 	$(BIN)/python -m tools.drill

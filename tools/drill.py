@@ -19,54 +19,39 @@ from harness.paths import ROOT
 from tools._shared import one_of
 
 PAGE = ROOT / "docs" / "reliability.md"
-
-
-@dataclass(frozen=True)
-class Drill:
-    """Tests that fail if the claim does not hold. tests: a module in tests/, and words that select from it."""
-
-    name: str
-    claim: str
-    tests: list[str]
-
-    def words(self) -> list[str]:
-        module = next((ROOT / "tests").rglob(self.tests[0]))
-        return ["-m", "pytest", str(module.relative_to(ROOT)), *self.tests[1:]]
-
-
-DRILLS = [
-    Drill(
-        "kills",
+DRILLS = {  # name → the test module, its mark, and the claim that fails with the tests
+    "kills": (
+        "cli/test_sweep.py",
+        "drill",
         "Each of 20 runs, killed by SIGKILL at two random moments (start, training, saving, evaluating) and started "
         "again, ends with the losses, answers, record and adapter of a run that was not killed.",
-        ["test_sweep.py", "-m", "drill"],
     ),
-    Drill(
-        "checkpoints",
+    "checkpoints": (
+        "adapters/test_checkpoint.py",
+        "drill",
         "None of 10,000 damaged adapter files crashes the loader, and none that changes a tensor is accepted.",
-        ["test_checkpoint.py", "-m", "drill"],
     ),
-    Drill(
-        "launchers",
+    "launchers": (
+        "cli/test_launchers.py",
+        "drill",
         "Under each of the basic, joblib, submitit_local and Ray launchers, a sweep with a failing job, or one that "
         "loses a process to SIGKILL, records and names the failure and exits with code 1. submitit_local and Ray "
         "finish the other jobs. The same command does what is missing.",
-        ["test_launchers.py", "-m", "drill"],
     ),
-    Drill(
-        "ray-cluster",
+    "ray-cluster": (
+        "cli/test_ray_cluster.py",
+        "ray",
         "A sweep of 8 jobs on a Ray cluster of two nodes (on one host) loses a worker and then a whole node to "
         "SIGKILL. It still ends with every job done and exit code 0, and with the same bits as an undisturbed sweep.",
-        ["test_ray_cluster.py", "-m", "ray"],
     ),
-    Drill(
+    "slurm": (
+        "cli/test_slurm.py",
         "slurm",
         "On a real SLURM (Debian's packages, one node), a preempted job and one that reaches its time limit resume "
         "from their checkpoints, and the sweep waits for them. A failing job is recorded and named. Skipped if SLURM "
         "is not installed.",
-        ["test_slurm.py", "-m", "slurm"],
     ),
-]
+}
 
 
 @dataclass
@@ -76,9 +61,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     only = parse(Arguments, argv, __doc__ or "").only
-    if only:
-        one_of("only", only, (d.name for d in DRILLS))
-    outcomes = [perform(drill) for drill in DRILLS if only in ("", drill.name)]
+    outcomes = [perform(name) for name in ([one_of("only", only, DRILLS)] if only else DRILLS)]
     if not only:
         write_text(PAGE, "\n\n".join([header(), *outcomes]) + "\n")
         print(f"{PAGE.relative_to(ROOT)} written")
@@ -86,17 +69,18 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
-def perform(drill: Drill) -> str:
-    """Runs the drill's tests. Returns its part of the page: held, FAILED, or not run if every test was skipped."""
-    print(f"{drill.name}: {drill.claim}", flush=True)
-    start = time.perf_counter()
-    process = subprocess.run([sys.executable, *drill.words()], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def perform(name: str) -> str:
+    """Runs a drill's tests. Returns its part of the page: held, FAILED, or not run if every test was skipped."""
+    module, mark, claim = DRILLS[name]
+    print(f"{name}: {claim}", flush=True)
+    words, start = ["-m", "pytest", f"tests/{module}", "-m", mark], time.perf_counter()
+    process = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     last = process.stdout.strip().rpartition("\n")[2].strip("= ")  # pytest's summary
     if process.returncode:
         print(process.stdout, flush=True)
     word = "FAILED" if process.returncode else "held" if " passed" in last else "not run"
-    seconds, command = time.perf_counter() - start, f"python {' '.join(drill.words())}"
-    return f"**{drill.name}: {word}** ({seconds:.0f} s). {drill.claim}\n\n    {command}\n    {last}"
+    seconds = time.perf_counter() - start
+    return f"**{name}: {word}** ({seconds:.0f} s). {claim}\n\n    python {' '.join(words)}\n    {last}"
 
 
 def header() -> str:

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.arguments import parse
+from harness.cli.quiet import quiet
+from harness.data.load import load_data
+from harness.evaluation.predictions import read_predictions
 from harness.files import write_text
+from harness.hashing import sha256
+from harness.inputs.base_model import load_tokenizer
+from harness.inputs.fingerprints import Fingerprinter
 from harness.paths import ROOT
 from harness.records.ids import RESULTS_VERSION
+from harness.run import run
 from tools._shared import job_of
 
 FILE = ROOT / "tests" / "records" / "golden.json"
@@ -31,25 +38,17 @@ class Arguments:
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
-        now = golden_run(Path(folder))
+        now = json.dumps(golden_run(Path(folder)), indent=1, ensure_ascii=False)
     if not args.write:
-        print(json.dumps(now, indent=1, ensure_ascii=False))
+        print(now)
         return
     if FILE.exists() and json.loads(FILE.read_text())["results_version"] >= RESULTS_VERSION:
         raise SystemExit(f"{FILE.relative_to(ROOT)}: is of version {RESULTS_VERSION}. Raise RESULTS_VERSION first.")
-    write_text(FILE, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+    write_text(FILE, now + "\n")
 
 
 def golden_run(folder: Path) -> dict[str, Any]:
     """Losses and rates of 30 steps, the batches' order and token ids, and the answers to 40 test questions."""
-    from harness.cli.quiet import quiet
-    from harness.data.load import load_data
-    from harness.evaluation.predictions import read_predictions
-    from harness.hashing import sha256
-    from harness.inputs.base_model import load_tokenizer
-    from harness.inputs.fingerprints import Fingerprinter
-    from harness.run import run
-
     quiet()
     job = job_of([*WORDS, f"runs_dir={folder}", f"cache_dir={folder / 'cache'}"])
     record = run(job)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,8 +29,13 @@ from xml.etree import ElementTree
 import yaml
 
 from harness.cli.arguments import parse
+from harness.device import usable_device
+from harness.errors import refuse
+from harness.files import write_text
+from harness.measure.provenance import provenance
 from harness.paths import CONF, ROOT, under_root
 from tools._shared import one_of, record_file
+from tools.gsm8k_smoke import source_words
 
 PLAN = CONF / "gsm8k_gpu.yaml"
 GRACE = 60  # seconds for a run to save its checkpoint
@@ -46,33 +52,31 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.device import usable_device
-    from harness.errors import refuse
-
     plan = read_plan()
     one_of("size", args.size, plan["sizes"])
-    device = usable_device(args.device)
-    if args.size == "full" and device == "cpu":
+    args.device = usable_device(args.device)
+    if args.size == "full" and args.device == "cpu":
         remedy = "SIZE=reduced runs everything on a CPU, with small shapes."
-        raise refuse("device", "size=full requires a CUDA device", got=device, expected="cuda", remedy=remedy)
+        raise refuse("device", "size=full requires a CUDA device", got="cpu", expected="cuda", remedy=remedy)
     if not args.part:
         print(*part_names())
         return
     one_of("part", args.part, part_names())
     with tempfile.TemporaryDirectory() as scratch:
-        command, file = command_of(args, plan, device, Path(scratch))
-        print(f"{args.part}: python {' '.join(command)}", flush=True)
-        start, left = time.monotonic(), None if args.until is None else args.until - time.time()
-        code = None if left is not None and left <= 0 else run_within(command, left)
+        command, file = command_of(args, plan, Path(scratch))
+        print(f"{args.part}: python {shlex.join(command)}", flush=True)
+        start = time.monotonic()
+        code = run_within(command, None if args.until is None else args.until - time.time())
         if code is None:
             raise SystemExit(f"{args.part}: out of time. Run the same command again to continue from here.")
         if code:
             raise SystemExit(f"{args.part}: failed with exit code {code}; its message is above.")
-        result = result_of(file, device)
-    part = {"part": args.part, "device": device, "seconds": result.get("seconds", time.monotonic() - start)}
+        result = result_of(file, args.device)
+    seconds = result.get("seconds", time.monotonic() - start)
+    part = {"part": args.part, "device": args.device, "seconds": seconds, "result": result}
     out = under_root(plan["sizes"][args.size]["out"])
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{args.part}.json").write_text(json.dumps(part | {"result": result}, indent=1) + "\n")
+    write_text(out / f"{args.part}.json", json.dumps(part, indent=1) + "\n")
 
 
 def read_plan() -> dict[str, Any]:
@@ -85,22 +89,22 @@ def part_names() -> list[str]:
     return ["tests", "bench", *read_plan()["runs"]]
 
 
-def command_of(args: Arguments, plan: dict[str, Any], device: str, scratch: Path) -> tuple[list[str], Path]:
+def command_of(args: Arguments, plan: dict[str, Any], scratch: Path) -> tuple[list[str], Path]:
     """Words after `python`, and the file with the result that the command writes. Raises BadInput."""
-    from tools.gsm8k_smoke import source_words
-
     size = plan["sizes"][args.size]
     if args.part == "tests":
         return [*size["tests"], f"--junit-xml={scratch / 'tests.xml'}"], scratch / "tests.xml"
-    if args.part in size:
-        return [*size[args.part], f"device={device}", f"out={scratch / 'out.json'}"], scratch / "out.json"
-    words = [*plan["runs"][args.part], *size["common"], f"device={device}"]
+    if args.part == "bench":
+        return [*size["bench"], f"device={args.device}", f"out={scratch / 'out.json'}"], scratch / "out.json"
+    words = [*plan["runs"][args.part], *size["common"], f"device={args.device}"]
     words += source_words(args.gsm8k) if args.size == "full" else []
     return ["train.py", *words], record_file(words)
 
 
 def run_within(command: list[str], seconds: float | None) -> int | None:
     """Exit code, or None if the time was over first; the command and its children then get SIGTERM."""
+    if seconds is not None and seconds <= 0:
+        return None
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
     try:
         return process.wait(seconds)
@@ -118,14 +122,12 @@ def run_within(command: list[str], seconds: float | None) -> int | None:
 
 def result_of(file: Path, device: str) -> dict[str, Any]:
     """A part's JSON as it is; of pytest's JUnit file, the counts and where they come from."""
-    if file.suffix != ".xml":
-        content: dict[str, Any] = json.loads(file.read_text())
-        return content
-    from harness.measure.provenance import provenance
-
-    suite = next(ElementTree.parse(file).iter("testsuite"))
-    counts = {k: int(suite.get(k, 0)) for k in ("tests", "failures", "errors", "skipped")}
-    return counts | {"provenance": provenance(device)}
+    if file.suffix == ".xml":
+        suite = next(ElementTree.parse(file).iter("testsuite"))
+        counts = {k: int(suite.get(k, 0)) for k in ("tests", "failures", "errors", "skipped")}
+        return counts | {"provenance": provenance(device)}
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from harness.cli.arguments import parse
 from harness.files import write_text
 from harness.paths import ROOT
 from harness.report.markdown import fill_block, grid
-from tools import _bench_page
-from tools.bench_simulated import OURS, WHOLE
+from tools import bench
+from tools.benches import steps
+from tools.benches.launches import OURS, WHOLE
 from tools.gsm8k_gpu import part_names
 
 REPORTS, GUIDE, README = ROOT / "reports", ROOT / "docs" / "gsm8k.md", ROOT / "README.md"
@@ -56,12 +57,12 @@ def build() -> dict[Path, str]:
     """Path → text of every page that the JSON files give; writes nothing."""
     parts = gpu_parts(REPORTS / "gsm8k_gpu")
     gpu = "[reports/gsm8k_gpu.md](../reports/gsm8k_gpu.md)" if parts else "not yet (`make gsm8k-gpu`)"
-    bench = _read(REPORTS / "bench.json")
-    costs = f"\n{memory_section(bench['simulated'])}\n\nMeasured on CUDA: {gpu}.\n"
+    measured = _read(REPORTS / "bench.json")
+    costs = f"\n{memory_section(measured['simulated'])}\n\nMeasured on CUDA: {gpu}.\n"
     return {
         REPORTS / "gsm8k_smoke.md": smoke_report(REPORTS / "gsm8k_smoke"),
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),
-        REPORTS / "bench.md": _bench_page.page(bench),
+        REPORTS / "bench.md": bench.page(measured),
         GUIDE: fill_block(GUIDE.read_text(), "costs", costs, str(GUIDE.relative_to(ROOT))),
         README: fill_block(README.read_text(), "gpu", gpu_line(parts), README.name),
     }
@@ -71,26 +72,24 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def _table(head: list[str], body: list[list[str]]) -> str:
-    return "\n".join(grid(head, body))
+def _table(rows: list[dict[str, str]]) -> str:
+    """A table of rows, whose keys are the heads of its columns."""
+    return "\n".join(grid(list(rows[0]), [list(row.values()) for row in rows]))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
 def memory_section(counted: Any) -> str:
     """Peaks of LoRA's training step with both losses."""
     a, rows = counted["arguments"], {r["name"]: r for r in counted["rows"]}
-    names = {"lora": "`label_loss_sum`", OURS: "`label_loss_sum`", WHOLE: "`model(labels=…)`"}
-    body = [
-        [name.split(",")[0], loss, f"{rows[name]['train_peak_bytes'] / 1e9:.2f}"]
-        for name, loss in names.items()
-        if name in rows
-    ]
+    losses = {"lora": "`label_loss_sum`", OURS: "`label_loss_sum`", WHOLE: "`model(labels=…)`"}
+    peaks = {name: f"{rows[name]['train_peak_bytes'] / 1e9:.2f}" for name in losses}
+    body = [{"adapter": n.split(",")[0], "loss": losses[n], "peak, GB": peak} for n, peak in peaks.items()]
     what = (
         f"Peak of one training step on Qwen3-0.6B's shapes ({a['layers']} layers, bf16, {a['batch']} × {a['tokens']} "
         f"tokens, {a['share']:.0%} of them labels), with the model and AdamW's state; counted on a simulated GPU "
         f"(reports/bench.md has every variant):"
     )
-    return f"{what}\n\n{_table(['adapter', 'loss', 'peak, GB'], body)}"
+    return f"{what}\n\n{_table(body)}"
 
 
 # -- the smoke run -----------------------------------------------------------------------------------------------------
@@ -108,26 +107,24 @@ def smoke_report(folder: Path) -> str:
         f"{science['max_new_tokens']} new tokens, {place['device']}, {place['threads']} threads. Training data: "
         f"GSM8K's own training questions, {r['data']['train_examples']:,} after {r['data']['valid']:,} were held out."
     )
-    head = ["variant", "lr", "loss, first → last tenth", "tokens/s", "killed in training", "killed in evaluation"]
-    head += ["test right", "truncated", "peak RSS train / eval, GB"]
     rows = [_smoke_row(run["kills"], record) for run, record in zip(smoke["runs"], records, strict=True)]
     end = f"Total time: {smoke['seconds'] / 60:.1f} minutes. Records: reports/gsm8k_smoke/."
-    return "\n\n".join([title, size, NO_CLAIM, _table(head, rows), CHECKED, end]) + "\n"
+    return "\n\n".join([title, size, NO_CLAIM, _table(rows), CHECKED, end]) + "\n"
 
 
-def _smoke_row(kills: dict[str, Any], record: dict[str, Any]) -> list[str]:
-    train, test, killed = record["train"], record["test"], kills["training"]
-    return [
-        record["variant"],
-        f"{record['lr']:g}",
-        f"{train['loss_first']:.3f} → {train['loss_last']:.3f}",
-        f"{train['tokens_per_s']:,.0f}",
-        f"after step {killed['steps_done']}, resumed at {killed['steps_saved']}",
-        f"after {kills['evaluation']['answered']} answers",
-        f"{test['correct']} of {test['total']}",
-        f"{test['truncated']} of {test['total']}",
-        " / ".join(f"{record['memory'][phase]['peak_rss_gb']:.2f}" for phase in ("train", "eval")),
-    ]
+def _smoke_row(kills: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
+    train, test, memory, killed = record["train"], record["test"], record["memory"], kills["training"]
+    return {
+        "variant": record["variant"],
+        "lr": f"{record['lr']:g}",
+        "loss, first → last tenth": f"{train['loss_first']:.3f} → {train['loss_last']:.3f}",
+        "tokens/s": f"{train['tokens_per_s']:,.0f}",
+        "killed in training": f"after step {killed['steps_done']}, resumed at {killed['steps_saved']}",
+        "killed in evaluation": f"after {kills['evaluation']['answered']} answers",
+        "test right": f"{test['correct']} of {test['total']}",
+        "truncated": f"{test['truncated']} of {test['total']}",
+        "peak RSS train / eval, GB": f"{memory['train']['peak_rss_gb']:.2f} / {memory['eval']['peak_rss_gb']:.2f}",
+    }
 
 
 # -- on a GPU ----------------------------------------------------------------------------------------------------------
@@ -139,33 +136,38 @@ def gpu_parts(folder: Path) -> dict[str, Any]:
 
 def gpu_report(parts: dict[str, Any]) -> str:
     """reports/gsm8k_gpu.md: a row for each part that was measured, and a line for the others."""
-    missing = [name for name in part_names() if name not in parts]
+    missing = not_measured(parts)
     lines = ["# GSM8K on a GPU", f"{WRITTEN} `make gsm8k-gpu` runs the parts in order and resumes where it stopped."]
     if missing:
-        lines.append(f"Not measured: {', '.join(missing)}.")
+        lines.append(f"Not measured: {missing}.")
     if parts:
-        rows = [
-            [name, _section(part)["provenance"]["device"], f"{part['seconds']:,.0f}", _gpu_result(name, part["result"])]
-            for name, part in parts.items()
-        ]
-        lines.append(_table(["part", "measured on", "seconds", "result"], rows))
+        lines.append(_table([_gpu_row(name, part) for name, part in parts.items()]))
     if "bench" in parts:
-        lines += ["## Training step and decoding", _bench_page.steps_section(_section(parts["bench"]))]
+        lines += ["## Training step and decoding", steps.page(_section(parts["bench"]))]
     return "\n\n".join(lines) + "\n"
 
 
 def gpu_line(parts: dict[str, Any]) -> str:
     """README's line: what was measured on a CUDA device, and what was not."""
-    missing = [name for name in part_names() if name not in parts]
-    words = [f"measured: {', '.join(parts)}"] * bool(parts) + [f"not measured: {', '.join(missing)}"] * bool(missing)
+    missing = not_measured(parts)
+    words = f"measured: {', '.join(parts)}" + (f"; not measured: {missing}" if missing else "")
     link = "([reports/gsm8k_gpu.md](reports/gsm8k_gpu.md))"
-    return f"* GSM8K on a GPU: {'; '.join(words) if parts else 'not measured yet'} {link}."
+    return f"* GSM8K on a GPU: {words if parts else 'not measured yet'} {link}."
+
+
+def not_measured(parts: dict[str, Any]) -> str:
+    return ", ".join(name for name in part_names() if name not in parts)
 
 
 def _section(part: dict[str, Any]) -> dict[str, Any]:
     """The part's result; that of `bench` is the only section of its file."""
     result: dict[str, Any] = part["result"]
     return next(iter(result.values())) if part["part"] == "bench" else result
+
+
+def _gpu_row(name: str, part: dict[str, Any]) -> dict[str, str]:
+    place, seconds = _section(part)["provenance"]["device"], f"{part['seconds']:,.0f}"
+    return {"part": name, "measured on": place, "seconds": seconds, "result": _gpu_result(name, part["result"])}
 
 
 def _gpu_result(name: str, r: dict[str, Any]) -> str:

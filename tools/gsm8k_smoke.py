@@ -3,7 +3,7 @@
 python -m tools.gsm8k_smoke variants=<name>,<name>
     gsm8k=<folder>   holds train.jsonl and test.jsonl of openai/grade-school-math; empty: the hub's openai/gsm8k
     threads=2        CPU threads; more threads than free cores slow training down several times
-    out=<path>       write <path>.json and the runs' records (<path>/<id>/)
+    out=reports/gsm8k_smoke   write <out>.json and the runs' records (<out>/<id>/)
 
 Each variant is `python train.py experiment=gsm8k_smoke variant=<name>`, killed by SIGKILL while training, resumed,
 killed while evaluating, resumed, and started once more when finished; then eval_gsm8k.py answers the questions again.
@@ -23,11 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from harness.cli.arguments import parse
+from harness.cli.quiet import quiet
+from harness.errors import refuse
 from harness.paths import ROOT, under_root
 from tools._shared import record_file, variants
 
-EXPERIMENT = "experiment=gsm8k_smoke"
 RUNS = ".cache/gsm8k_smoke"  # emptied at the start
 KEPT = ("result.json", "config.yaml", "metrics.jsonl")
 
@@ -37,28 +40,23 @@ class Arguments:
     variants: list[str]
     gsm8k: str = ""
     threads: int | None = None
-    out: str = ""
+    out: str = "reports/gsm8k_smoke"
 
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.cli.quiet import quiet
-
-    words = [EXPERIMENT, "device=cpu", f"runs_dir={RUNS}", *source_words(args.gsm8k)]
+    words = ["experiment=gsm8k_smoke", "device=cpu", f"runs_dir={RUNS}", *source_words(args.gsm8k)]
     words += [] if args.threads is None else [f"threads={args.threads}"]
     shutil.rmtree(ROOT / RUNS, ignore_errors=True)
     start = time.perf_counter()
     quiet()
-    rows = [smoke(variant, words) for variant in variants(args.variants)]
-    if args.out:
-        write(rows, under_root(args.out), time.perf_counter() - start)
-    print(f"{len(rows)} runs, killed twice each: nothing lost, nothing repeated, the loss fell")
+    runs = [smoke(variant, words) for variant in variants(args.variants)]
+    write(runs, under_root(args.out), time.perf_counter() - start)
+    print(f"{len(runs)} runs, killed twice each: nothing lost, nothing repeated, the loss fell")
 
 
 def source_words(folder: str) -> list[str]:
     """Overrides for local files; none if `folder` is empty. Raises BadInput for a missing file."""
-    from harness.errors import refuse
-
     if not folder:
         return []
     for name in ("train.jsonl", "test.jsonl"):
@@ -70,46 +68,44 @@ def source_words(folder: str) -> list[str]:
 
 
 def smoke(variant: str, words: list[str]) -> dict[str, Any]:
-    """One variant's run through two kills; returns its record and what each start did. Raises SystemExit."""
-    words = [f"variant={variant}", *words]
-    file = record_file(words)
+    """One variant's run through two kills; returns its id and where it was killed. Raises SystemExit."""
+    words = ["train.py", f"variant={variant}", *words]
+    file = record_file(words[1:])
     folder = file.parent
     metrics, predictions = folder / "metrics.jsonl", folder / "predictions.jsonl"
     checkpoint = folder / "checkpoint" / "state.safetensors"
     kill(words, "training", lambda: checkpoint.exists() and _lines(metrics) > _steps_saved(checkpoint))
-    trained, saved = _lines(metrics), _steps_saved(checkpoint)
+    kills: dict[str, Any] = {"training": {"steps_done": _lines(metrics), "steps_saved": _steps_saved(checkpoint)}}
     kill(words, "evaluation", lambda: _lines(predictions) > 0)
-    answered = _lines(predictions)
-    _run(["train.py", *words])
+    kills["evaluation"] = {"answered": _lines(predictions)}
+    _run(words)
     record, written = json.loads(file.read_text()), file.stat().st_mtime_ns
     _check(record["status"] == "done", f"{variant}: {record['status']}")
     nothing_lost(record, metrics, predictions)
-    _run(["train.py", *words])
+    _run(words)
     _check(file.stat().st_mtime_ns == written, f"{variant}: a finished run was not skipped")
     output = _run(["eval_gsm8k.py", f"run={folder.name}", f"runs_dir={RUNS}", "device=cpu"])
     _check("the same questions are right" in output, f"{variant}: re-evaluation finds other questions right")
-    kills = {"training": {"steps_done": trained, "steps_saved": saved}, "evaluation": {"answered": answered}}
-    return {"run": folder.name, "kills": kills, "record": record}
+    return {"run": folder.name, "kills": kills}
 
 
 def nothing_lost(record: dict[str, Any], metrics: Path, predictions: Path) -> None:
     """Every step and every question once, a healthy adapter, and a loss that fell. Raises SystemExit otherwise."""
-    name = record["variant"]
+    name, health, train = record["variant"], record["health"], record["train"]
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     _check(steps == list(range(1, record["steps"] + 1)), f"{name}: steps in metrics.jsonl are {steps}")
     answered = sorted((p["split"], p["index"]) for p in map(json.loads, predictions.read_text().splitlines()))
     expected = [(split, n) for split in ("test", "valid") for n in range(record[split]["total"])]
     _check(answered == expected, f"{name}: questions answered are {answered}")
-    first, last = record["train"]["loss_first"], record["train"]["loss_last"]
-    _check(last < first, f"{name}: the loss did not fall, {first:.4f} -> {last:.4f}")
-    health = record["health"]
+    fell = train["loss_last"] < train["loss_first"]
+    _check(fell, f"{name}: the loss did not fall, {train['loss_first']:.4f} -> {train['loss_last']:.4f}")
     _check(bool(health["moved"] and health["no_base_gradient"] and health["base_unchanged"]), f"{name}: {health}")
 
 
 def kill(words: list[str], phase: str, ripe: Callable[[], bool]) -> None:
-    """Starts the run and sends SIGKILL as soon as `ripe()`. Raises SystemExit if it ends before that."""
-    print(f"$ python train.py {' '.join(words)}    (will be killed in {phase})", flush=True)
-    process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT)
+    """Starts a program and sends SIGKILL as soon as `ripe()`. Raises SystemExit if it ends before that."""
+    print(f"$ python {' '.join(words)}    (will be killed in {phase})", flush=True)
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT)
     try:
         while not ripe():
             _check(process.poll() is None, f"the run ended with code {process.returncode} before its {phase}")
@@ -133,8 +129,6 @@ def _lines(file: Path) -> int:
 
 
 def _steps_saved(checkpoint: Path) -> int:
-    from safetensors import safe_open
-
     with safe_open(checkpoint, framework="pt") as file:
         return int(file.metadata()["step"])
 
@@ -144,14 +138,13 @@ def _check(holds: bool, otherwise: str) -> None:
         raise SystemExit(f"gsm8k_smoke: {otherwise}")
 
 
-def write(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
+def write(runs: list[dict[str, Any]], out: Path, seconds: float) -> None:
     """`out`.json with the kills and seconds, and `out`/<id>/ with the small files of each run."""
     shutil.rmtree(out, ignore_errors=True)
-    for row in rows:
-        (out / row["run"]).mkdir(parents=True)
+    for run in runs:
+        (out / run["run"]).mkdir(parents=True)
         for name in KEPT:
-            shutil.copyfile(ROOT / RUNS / row["run"] / name, out / row["run"] / name)
-    runs = [{k: v for k, v in row.items() if k != "record"} for row in rows]
+            shutil.copyfile(ROOT / RUNS / run["run"] / name, out / run["run"] / name)
     out.with_suffix(".json").write_text(json.dumps({"seconds": seconds, "runs": runs}, indent=1) + "\n")
 
 

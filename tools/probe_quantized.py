@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import adapters as ad
+from adapters._weights import forbid_cpu_packing
 from harness.cli.arguments import parse
+from harness.cli.quiet import quiet
+from harness.device import usable_device
 from harness.files import write_text
 from harness.paths import under_root
 from tools._shared import calibration, variants
@@ -37,8 +45,6 @@ class Unfit(Exception):
 
 def probe(variant: str, quantization: str, device: str = "cpu") -> str:
     """`yes`, or the reason why this variant cannot adapt a `quantization` base on `device`."""
-    import adapters as ad
-
     try:
         with tempfile.TemporaryDirectory() as folder:
             _try(variant, quantized_model(quantization, device), Path(folder) / "adapter.safetensors")
@@ -51,12 +57,6 @@ def probe(variant: str, quantization: str, device: str = "cpu") -> str:
 
 def quantized_model(quantization: str, device: str = "cpu", dtype: Any = None, **settings: Any) -> Any:
     """A random two-layer Qwen3, 64 wide; its linear layers except the head are bitsandbytes' for `4bit` and `8bit`."""
-    import torch
-    from torch import nn
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from adapters._weights import forbid_cpu_packing
-
     sizes = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "initializer_range": 0.1}
     with torch.random.fork_rng(devices=[]):
@@ -87,9 +87,6 @@ def quantized_linear(linear: Any, quantization: str) -> Any:
 
 def _try(name: str, model: Any, path: Path) -> None:
     """Raises Unfit, or what the library or the quantized layer raises, at the first step that does not work."""
-    import torch
-
-    import adapters as ad
 
     def logits(mode: bool) -> Any:
         with torch.set_grad_enabled(mode):  # the hooks' two paths: training, and evaluation from cached factors
@@ -123,9 +120,6 @@ def _try(name: str, model: Any, path: Path) -> None:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.cli.quiet import quiet
-    from harness.device import usable_device
-
     quiet()
     names, device = variants(args.variants, trains_base=True), usable_device(args.device)
     answers: dict[str, dict[str, str]] = {}

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from harness.cli.arguments import parse
 from harness.paths import under_root
+from harness.tiny.pretrain import pretrain, write
+from harness.tiny.recipe import Recipe, check, recipe_hash
+from harness.tiny.tokenizer import train_tokenizer
 
 
 @dataclass
@@ -24,17 +27,11 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.tiny.recipe import Recipe, check, recipe_hash
-
-    folder = under_root(args.folder)
+    folder, recipe = under_root(args.folder), Recipe(seed=args.seed)
     if args.check:
         check(folder)
         print(f"{folder}: recipe hash matches the sources")
         return
-    from harness.tiny.pretrain import pretrain, write
-    from harness.tiny.tokenizer import train_tokenizer
-
-    recipe = Recipe(seed=args.seed)
     digest = recipe_hash(recipe)  # before training, so that an edit made meanwhile is not credited with this model
     tokenizer = train_tokenizer()
     state = under_root(".cache") / f"{folder.name}-{args.seed}.pt"

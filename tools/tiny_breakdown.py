@@ -14,7 +14,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from harness.cli.arguments import parse
+from harness.errors import refuse
+from harness.evaluation.metrics import from_bits
 from harness.paths import under_root
+from harness.records.store import read_records
+from harness.report.names import roles
+from harness.report.table import rows
+from harness.tiny.problems import test_problems
 
 
 @dataclass
@@ -25,32 +31,24 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.errors import refuse
-    from harness.records.store import read_records
-    from harness.report.names import roles
-    from harness.report.table import rows
-
-    wanted = ("tiny", args.quantization, "done")
+    kind = ("tiny", args.quantization, "done")
     records = read_records([under_root(args.runs_dir)]).records
-    runs = {r["run_id"]: r for r in records if (r["benchmark"], r["quantization"], r["status"]) == wanted}
+    runs = {r["run_id"]: r for r in records if (r["benchmark"], r["quantization"], r["status"]) == kind}
     if not runs:
         remedy = f"Run python train.py benchmark=tiny quantization={args.quantization} first."
         raise refuse("runs_dir", "no finished runs on this benchmark and base", got=args.runs_dir, remedy=remedy)
     frame = rows(list(runs.values()))
     shown = [runs[name] for name in frame[frame["chosen"]]["run"]]
     accuracy = [by_family(r["test"]["correct_bits"], r["test"]["total"]) for r in shown]
-    floor = next((a for r, a in zip(shown, accuracy, strict=True) if r["variant"] == roles().floor), accuracy[-1])
     for head in ("variant", "rank"):
         print(f"{head:18}" + "".join(f"{str(r.get(head) or '').removeprefix('antipasto_')[:9]:>10}" for r in shown))
-    for family in sorted(floor, key=lambda f: -floor[f]):
+    floor = next((a for r, a in zip(shown, accuracy, strict=True) if r["variant"] == roles().floor), accuracy[-1])
+    for family in sorted(floor, key=floor.__getitem__, reverse=True):
         print(f"{family:18}" + "".join(f"{100 * a.get(family, float('nan')):10.0f}" for a in accuracy))
 
 
 def by_family(correct_bits: str, total: int) -> dict[str, float]:
     """Family → share of its test questions answered correctly, among the first `total` questions."""
-    from harness.evaluation.metrics import from_bits
-    from harness.tiny.problems import test_problems
-
     right: dict[str, list[bool]] = defaultdict(list)
     for problem, correct in zip(test_problems()[:total], from_bits(correct_bits, total), strict=True):
         right[problem.family.name].append(correct)

@@ -14,7 +14,7 @@ from harness.records.record import LARGEST
 from harness.report.columns import Row, full_name, known
 from harness.report.names import family, roles
 
-Launches = dict[str, dict[str, Any]]  # variant → what tools.bench_simulated counted
+Launches = dict[str, dict[str, Any]]  # variant → what tools.benches.launches counted
 Losses = dict[str, list[tuple[int, float]]]  # cell → (step, loss) of its first seed, a few dozen points
 Point = dict[str, Any]
 SHARES = ("accuracy", "low", "high", "seed_low", "seed_high")  # percent

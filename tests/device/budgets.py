@@ -11,15 +11,15 @@ import pytest
 
 import adapters as ad
 from tests.device.test_budgets import marked
-from tools.bench_simulated import LAUNCHES, Arguments, counted
+from tools.benches.launches import LAUNCHES, SIZES, counted
 
 TRAINED = [n for n, v in ad.VARIANTS.items() if not v.trains_base and v.Config is not ad.NoneConfig]
-SHORT = Arguments(batch=1, tokens=64, rows=2, context=64)
+SHORT = SIZES | {"batch": 1, "tokens": 64, "rows": 2, "context": 64}
 
 
 @cache
 def counts(name: str) -> dict[str, int]:
-    return counted(SHORT, name)
+    return counted(name, SHORT)
 
 
 @pytest.mark.parametrize(

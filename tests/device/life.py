@@ -25,8 +25,8 @@ from harness.training.loop import optimizer_step
 from harness.training.masters import Masters
 from tests.device.quantized import quantized
 from tests.oracles import oracle
-from tools._qwen3 import random_qwen3
-from tools._simulated import DEVICE, Meter, simulated
+from tools.benches._qwen3 import random_qwen3
+from tools.benches._simulated import DEVICE, Meter, simulated
 
 SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 SIZES |= {"num_attention_heads": 8, "num_key_value_heads": 4}

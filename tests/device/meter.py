@@ -1,4 +1,4 @@
-"""The Meter of tools/_simulated.py, on small violations and on numbers that can be counted by hand.
+"""The Meter of tools/benches/_simulated.py, on small violations and on numbers that can be counted by hand.
 
 Not collected by its name: tests/device/test_device.py runs it in a process of its own.
 """
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tools._simulated import DEVICE, MixedDevicesError, simulated
+from tools.benches._simulated import DEVICE, MixedDevicesError, simulated
 
 
 def here(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from tools._simulated import DEVICE
+from tools.benches._simulated import DEVICE
 
 
 def quantized(model: Any, kind: str) -> Any:

@@ -10,11 +10,10 @@ import pytest
 import adapters as ad
 from harness.paths import ROOT
 from tests.oracles import oracle
-from tools.bench_simulated import LAUNCHES, PEAK, PEAK_OF_PEFT, over_budget, page, ratios
+from tools.benches.launches import LIMITS, over_budget, page, ratios
 
 MEASURED = json.loads((ROOT / "reports" / "bench.json").read_text())["simulated"]
 COUNTED = [r["name"] for r in MEASURED["rows"] if r["name"] in ad.VARIANTS and not ad.VARIANTS[r["name"]].trains_base]
-LIMITS = {"train": LAUNCHES, "decode": LAUNCHES, "peak": PEAK, "peft": PEAK_OF_PEFT}
 
 
 def marked(names: list[str], budget: str, *more: str) -> list[Any]:

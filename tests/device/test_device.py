@@ -1,4 +1,4 @@
-"""Runs this folder's tests of the simulated device, in processes of their own: see tools/_simulated.py.
+"""Runs this folder's tests of the simulated device, in processes of their own: see tools/benches/_simulated.py.
 
 One variant's alone: python -m pytest -o addopts= tests/device/life.py -k hra
 """

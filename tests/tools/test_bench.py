@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from harness.data.tokenize import prompt_of
 from harness.evaluation.predict import predict
 from harness.loss import label_loss_sum
 from tests.conftest import examples
-from tools import _bench_page, _plain, bench_steps
-from tools._qwen3 import PEFT_KINDS, peft_config, random_qwen3
-from tools._shared import write_section
+from tools import bench
+from tools.benches import _plain, steps
+from tools.benches._common import write_section
+from tools.benches._qwen3 import PEFT_KINDS, peft_config, random_qwen3
 
 peft = pytest.importorskip("peft")
 
@@ -31,7 +33,7 @@ ROWS = {
     "antipasto": {"train": [2.14, 2.14, 4.28], "decode": [1.1, 1.0, 2.2]},
 }
 PROVENANCE = {"device": "Some CPU", "threads": 2, "cuda": None, "versions": {"torch": "2", "transformers": "5"}}
-STEPS = {"layers": 4, "tokens": 128, "dtype": "float32"}
+STEPS = {"layers": 4, "tokens": 128}
 PROFILE = {"variant": "dora", "what": "train", "operators": {"aten::mm": 3.25, "aten::add": 1.0}}
 
 
@@ -40,19 +42,21 @@ def section(**content: Any) -> dict[str, Any]:
 
 
 def test_ratios_are_of_the_same_round() -> None:
-    assert bench_steps.ratio(ROWS, "dora", "lora", "train") == pytest.approx((1.06, 1.04, 1.06))
-    assert bench_steps.ratio(ROWS, "lora", "none", "decode") == pytest.approx((1.04, 1.02, 1.06))
-    assert bench_steps.ratio(ROWS, "none", "lora", "train") is None
-    assert bench_steps.ratio(ROWS, "dora", "dora (PEFT)", "train") is None
+    assert steps.ratio(ROWS, "dora", "lora", "train") == pytest.approx((1.06, 1.04, 1.06))
+    assert steps.ratio(ROWS, "lora", "none", "decode") == pytest.approx((1.04, 1.02, 1.06))
+    assert steps.ratio(ROWS, "none", "lora", "train") is None
+    assert steps.ratio(ROWS, "dora", "dora (PEFT)", "train") is None
     # 1.07 and 1.10 for a rank of 256, whose goals are 1.08 and 1.09
-    assert bench_steps.misses(ROWS) == [("dora", "train"), ("antipasto", "decode")]
+    assert steps.misses(ROWS) == [("dora", "train"), ("antipasto", "decode")]
 
 
 def test_the_page_says_what_is_over_and_what_is_missing() -> None:
-    steps = section(arguments=STEPS, rows=ROWS, profiles=[PROFILE], failed={"hra (PEFT)": "no kernel"})
+    measured = section(
+        dtype="float32", arguments=STEPS, rows=ROWS, profiles=[PROFILE], failed={"hra (PEFT)": "no kernel"}
+    )
     rounds = [{"train": [120.0, 100.0], "evaluate": [1.0, 2.0]}, {"train": [140.0, 100.0], "evaluate": [1.0, 2.2]}]
     plain = section(arguments={"steps": 30, "questions": 250}, rounds=rounds, correct=[9, 8])
-    text = _bench_page.page({"steps float32": steps, "end to end": plain})
+    text = bench.page({"steps float32": measured, "end to end": plain})
     assert "| dora | 1.06 [1.04, 1.06] (over) | – | 1.00 [1.00, 1.00] | – |" in text
     lora = "| lora | 1.00 [1.00, 1.00] | 0.95 [0.95, 0.95] | 1.04 [1.02, 1.06] | 1.04 [1.02, 1.06] (slower) |"
     assert lora in text
@@ -65,8 +69,8 @@ def test_the_page_says_what_is_over_and_what_is_missing() -> None:
     assert "9 and 8 answers are correct. Some CPU, 2 threads; torch 2, transformers 5, peft 0.21." in text
     assert text.count("Not measured yet (`make bench`).") == 3
     peaks = {"lora": ROWS["lora"] | {"peak_bytes": [2e9] * 3}, "none": ROWS["none"]}
-    cuda = steps | {"provenance": PROVENANCE | {"cuda": "12.8"}, "rows": peaks}
-    assert "1.04 [1.02, 1.06] | – | 2000.0 | – | 1040.0 | – | 2.00 | – |" in _bench_page.steps_section(cuda)
+    cuda = measured | {"provenance": PROVENANCE | {"cuda": "12.8"}, "rows": peaks}
+    assert "1.04 [1.02, 1.06] | – | 2000.0 | – | 1040.0 | – | 2.00 | – |" in steps.page(cuda)
 
 
 @dataclasses.dataclass
@@ -75,13 +79,14 @@ class Arguments:
     force: bool = False
     size: int = 1
     device: str = "cpu"
+    section: str = "mine"
 
 
 def test_a_section_is_measured_once(tmp_path: Path, monkeypatch: Any) -> None:
     """Again for other arguments, another source, or when forced; the other sections stay."""
     out, source, calls = tmp_path / "bench.json", tmp_path / "tool.py", []
     out.write_text('{"other": {"kept": true}}')
-    monkeypatch.setattr("tools._shared.ROOT", tmp_path)  # hashing all sources takes seconds
+    monkeypatch.setattr("tools.benches._common.ROOT", tmp_path)  # hashing all sources takes seconds
     loss = tmp_path / "harness" / "loss.py"
     loss.parent.mkdir()
     loss.touch()
@@ -89,7 +94,8 @@ def test_a_section_is_measured_once(tmp_path: Path, monkeypatch: Any) -> None:
 
     def write(**changes: Any) -> int:
         args = Arguments(**{"out": str(out)} | changes)
-        write_section(args, "mine", str(source), lambda: {"n": calls.append(1) or len(calls)})
+        measuring = SimpleNamespace(__file__=str(source), measure=lambda args: {"n": calls.append(1) or len(calls)})
+        write_section(args, measuring)
         content = json.loads(out.read_text())
         assert content["other"] == {"kept": True}
         assert content["mine"]["arguments"] == {"size": args.size, "device": "cpu"}
@@ -122,8 +128,9 @@ def layer() -> Any:
 
 def test_steps_are_timed_in_turn() -> None:
     """Every round has a time of every contestant; the bare model trains nothing."""
-    args = bench_steps.Arguments(layers=1, tokens=8, rounds=2, vocabulary=64, variants=["dora"], device="cpu")
-    found = bench_steps.measure(args)
+    sizes: Any = {"layers": 1, "tokens": 8, "rounds": 2, "vocabulary": 64}
+    args = bench.Arguments("steps float32", ["dora"], "cpu", **sizes)
+    found = steps.measure(args)
     assert found["failed"] == {}
     assert {k: {w: len(t) for w, t in row.items()} for k, row in found["rows"].items()} == {
         "lora": {"train": 2, "decode": 2},
@@ -132,7 +139,7 @@ def test_steps_are_timed_in_turn() -> None:
         "dora": {"train": 2, "decode": 2},
         "dora (PEFT)": {"train": 2, "decode": 2},
     }
-    missed = bench_steps.misses(found["rows"])
+    missed = steps.misses(found["rows"])
     assert [(p["variant"], p["what"]) for p in found["profiles"]] == missed
     assert all(len(p["operators"]) == 5 for p in found["profiles"])
 

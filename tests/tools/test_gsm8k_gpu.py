@@ -75,7 +75,7 @@ def test_sources_of_the_parts(tmp_path: Path) -> None:
     make(tmp_path, *stamps)
     for source, part in (
         ("tests/test_gpu.py", "tests"),
-        ("tools/bench_steps.py", "bench"),
+        ("tools/benches/steps.py", "bench"),
         ("harness/loss.py", "bench"),
     ):
         code, parts = make(tmp_path, "-W", source, *stamps)
@@ -157,7 +157,7 @@ def test_reduced_parts_are_those_of_the_full_plan(tmp_path: Path, capsys: Any) -
     files = set()
     for name in names:
         args = gsm8k_gpu.Arguments(part=name, size="reduced", device="cpu")
-        command, file = gsm8k_gpu.command_of(args, plan, "cpu", tmp_path)
+        command, file = gsm8k_gpu.command_of(args, plan, tmp_path)
         files.add((name, file) if file.parent == tmp_path else file)
         assert command[0] == ("train.py" if name in plan["runs"] else "-m")
     assert len(files) == len(names)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import adapters as ad
+from harness.device import choose_attention
 from tools._shared import calibration
 
 LORA = ("LoraConfig", {"r": 32})
@@ -31,11 +38,6 @@ PEFT_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # our variant → PEFT's 
 
 def random_qwen3(layers: int, device: str, *, dtype: Any = None, **settings: Any) -> Any:
     """A frozen model, bf16 on CUDA and fp32 on CPU unless `dtype` says otherwise; settings change its config."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from harness.device import choose_attention
-
     choose_attention()
     shape = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8}
     shape |= {"num_hidden_layers": layers, "head_dim": 128, "vocab_size": 8192, "tie_word_embeddings": True}
@@ -44,18 +46,15 @@ def random_qwen3(layers: int, device: str, *, dtype: Any = None, **settings: Any
     return Qwen3ForCausalLM(Qwen3Config(**(shape | settings))).to(device, dtype).eval().requires_grad_(False)
 
 
-def ways_to_adapt(variant: str, model: Any, ids: Any, *, peft: bool) -> dict[str, Callable[[], Any]]:
-    """Label → factory of a context manager that adapts `model`: ours and, if `peft` and PEFT has it, PEFT's.
+def ways_to_adapt(variant: str, model: Any, ids: Any) -> dict[str, Callable[[], Any]]:
+    """Label → factory of a context manager that adapts `model`: ours and, if PEFT has it, PEFT's.
 
     ids: token ids for variants that require calibration.
     """
-    import adapters as ad
-
-    cfg, batches = ad.VARIANTS[variant].Config(), calibration(variant, ids)
-    ways: dict[str, Callable[[], Any]] = {}
-    ways[variant] = lambda: ad.attach(model, cfg, calibration=batches, seed=0, cache_dir=".cache/bench-bases")
-    if peft and variant in PEFT_KINDS:
-        ways[f"{variant} (PEFT)"] = lambda: PeftAttached(model, variant)
+    options: Any = {"calibration": calibration(variant, ids), "seed": 0, "cache_dir": ".cache/bench-bases"}
+    ways: dict[str, Callable[[], Any]] = {variant: partial(ad.attach, model, ad.VARIANTS[variant].Config(), **options)}
+    if variant in PEFT_KINDS:
+        ways[f"{variant} (PEFT)"] = partial(peft_attached, model, variant)
     return ways
 
 
@@ -67,17 +66,14 @@ def peft_config(variant: str) -> Any:
     return getattr(peft, kind)(**({"target_modules": ["q_proj", "v_proj"]} | options))
 
 
-class PeftAttached:
+@contextmanager
+def peft_attached(model: Any, variant: str) -> Iterator[None]:
     """PEFT's adapter for the length of a block; unloading puts the model's own layers back."""
+    import peft
 
-    def __init__(self, model: Any, variant: str) -> None:
-        self.model, self.variant = model, variant
-
-    def __enter__(self) -> None:
-        import peft
-
-        self.adapted = peft.get_peft_model(self.model, peft_config(self.variant))
-
-    def __exit__(self, *_: object) -> None:
-        self.adapted.unload()
-        self.model.requires_grad_(False)
+    adapted = peft.get_peft_model(model, peft_config(variant))
+    try:
+        yield
+    finally:
+        adapted.unload()
+        model.requires_grad_(False)

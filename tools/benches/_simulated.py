@@ -29,9 +29,10 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.paths import ROOT
+
 DEVICE = "simulated"
 BLOCK = 512  # bytes: the allocator's granularity on CUDA
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 aten = torch.ops.aten
 _FAKES = FakeTensorMode()  # one for all blocks: a variant may keep a tensor for the whole process
 
@@ -176,7 +177,7 @@ def _refuse_mixed(func: Any, name: str, tensors: list[Tensor], leaves: list[Any]
 def _caller() -> str:
     """The innermost line of this repository, and the library's function that it led to."""
     frames = [f for f in traceback.extract_stack() if f.filename != __file__]
-    ours = [f for f in frames if f.filename.startswith(ROOT) and "site-packages" not in f.filename]
+    ours = [f for f in frames if f.filename.startswith(str(ROOT)) and "site-packages" not in f.filename]
     others = [f for f in frames if "site-packages" in f.filename and "/torch/" not in f.filename]
     named = [f"{os.path.relpath(f.filename, ROOT)}:{f.lineno} {f.line}" for f in ours[-1:]]
     named += [f"{'/'.join(f.filename.split('/')[-2:])} {f.name}" for f in others[-1:]]
@@ -185,16 +186,10 @@ def _caller() -> str:
 
 # -- the surroundings --------------------------------------------------------------------------------------------------
 def _attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **more: Any
 ) -> Tensor:
     """What scaled_dot_product_attention launches on CUDA, with cuDNN's kernels turned off."""
+    scale = more.get("scale")
     if attn_mask is None:
         flash: Any = aten._scaled_dot_product_flash_attention
         return cast(Tensor, flash(q, k, v, dropout_p, is_causal, scale=scale)[0])

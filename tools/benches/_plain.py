@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
@@ -15,14 +17,13 @@ from harness.data.tokenize import Example
 
 def collate(examples: list[Example], pad: int) -> dict[str, Tensor]:
     """Rows padded on the right; labels are the response's tokens."""
-    width = max(len(e.ids) for e in examples)
-    rows = [(len(e.ids), e.prompt, width - len(e.ids)) for e in examples]
+    ids = [torch.tensor(e.ids) for e in examples]
+    labels = [torch.tensor([-100] * e.prompt + list(e.ids[e.prompt :])) for e in examples]
+    padded = partial(pad_sequence, batch_first=True)
     return {
-        "input_ids": torch.tensor([[*e.ids, *[pad] * (width - len(e.ids))] for e in examples]),
-        "attention_mask": torch.tensor([[1] * size + [0] * rest for size, _, rest in rows]),
-        "labels": torch.tensor(
-            [[-100] * p + list(e.ids[p:]) + [-100] * rest for e, (_, p, rest) in zip(examples, rows, strict=True)]
-        ),
+        "input_ids": padded(ids, padding_value=pad),
+        "attention_mask": padded([torch.ones_like(row) for row in ids]),
+        "labels": padded(labels, padding_value=-100),
     }
 
 
@@ -49,18 +50,11 @@ def train(model: Any, examples: Any, pad: int, *, steps: int, batch_size: int, l
 @torch.no_grad()
 def answer(model: Any, tokenizer: Any, prompts: list[str], *, max_new_tokens: int, batch_size: int = 50) -> list[str]:
     """Greedy continuations by `generate`, in batches of the given order, padded on the left."""
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     texts = []
     for start in range(0, len(prompts), batch_size):
         batch = tokenizer(prompts[start : start + batch_size], return_tensors="pt", padding=True, padding_side="left")
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=eos,
-        )
-        texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        out = model.generate(**inputs, **special, max_new_tokens=max_new_tokens, do_sample=False)
+        texts += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts

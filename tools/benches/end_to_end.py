@@ -1,12 +1,4 @@
-"""Training and evaluation on the tiny benchmark against a plain PEFT loop (tools/_plain.py): part of `make bench`.
-
-python -m tools.bench_end_to_end
-    learn=120            steps that train the adapter which both sides evaluate
-    steps=30             of training, each round
-    questions=250        answered, each round
-    rounds=7 minutes=3   at most so many rounds; none begins after so many minutes
-    device=cpu force=false   force: also where the section is up to date
-    out=reports/bench.json   its section `end to end`
+"""Training and evaluation on the tiny benchmark against a plain PEFT loop (tools/benches/_plain.py).
 
 LoRA of the benchmark's rank, fp32. Training is compared by real tokens per second, since the two see other batches;
 evaluation by seconds, since both evaluate one adapter, which goes to PEFT as an exported folder.
@@ -15,16 +7,11 @@ evaluation by seconds, since both evaluate one adapter, which goes to PEFT as an
 from __future__ import annotations
 
 import copy
-import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import peft
-
 import adapters as ad
-from harness.cli.arguments import parse
 from harness.data.batches import pad_id
 from harness.data.load import load_data
 from harness.data.tokenize import prompt_of
@@ -32,37 +19,32 @@ from harness.evaluation.metrics import metrics
 from harness.evaluation.predict import predict
 from harness.inputs.base_model import loaded
 from harness.inputs.fingerprints import Fingerprinter
+from harness.report.markdown import grid
 from harness.scoring import score
 from harness.training.loop import train
-from tools import _plain
-from tools._shared import job_of, rounds, timed, write_section
+from tools._shared import job_of
+from tools.benches import _plain
+from tools.benches._common import rounds, setting, shown, spread, timed
+
+EVALUATION_GOAL, TRAINING_GOAL = 2.5, 1.2
+LEARN = 120  # steps that train the adapter which both sides evaluate
+SIZES = {"steps": 30, "questions": 250}  # each round
+ROUNDS, MINUTES = 7, 3
 
 
-@dataclass
-class Arguments:
-    learn: int = 120
-    steps: int = 30
-    questions: int = 250
-    rounds: int = 7
-    minutes: int = 3
-    device: str = "cpu"
-    out: str = "reports/bench.json"
-    force: bool = False
-
-
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, __doc__ or "")
+def measure(args: Any) -> dict[str, Any]:
+    """See `Contest.measure`."""
     with tempfile.TemporaryDirectory() as folder:
-        write_section(args, "end to end", __file__, lambda: Contest(args, Path(folder)).measure())
+        return {"arguments": SIZES} | Contest(Path(folder)).measure()
 
 
 class Contest:
     """The same base model and data for both sides. folder: for the adapter that both evaluate."""
 
-    def __init__(self, args: Arguments, folder: Path) -> None:
-        self.args, self.folder = args, folder
-        words = ["benchmark=tiny", "variant=lora", f"eval.limit={args.questions}", f"device={args.device}"]
-        self.job, self.learning = (job_of([*words, f"steps={steps}"]) for steps in (args.steps, args.learn))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        words = ["benchmark=tiny", "variant=lora", f"eval.limit={SIZES['questions']}", "device=cpu"]
+        self.job, self.learning = (job_of([*words, f"steps={steps}"]) for steps in (SIZES["steps"], LEARN))
         self.tokenizer, self.model = loaded(self.job)
         self.data, self.pad = load_data(self.job, self.tokenizer, Fingerprinter().of(self.job)), pad_id(self.tokenizer)
         self.base = copy.deepcopy(self.model)  # PEFT's
@@ -74,7 +56,7 @@ class Contest:
             self.train(self.learning)
             ad.save(self.model, self.folder / "adapter.safetensors")
             ad.export_peft(self.model, self.folder / "peft")
-        for _ in rounds(self.args.rounds, self.args.minutes):
+        for _ in rounds(ROUNDS, MINUTES):
             with ad.attach(self.model, self.job.adapter, seed=0):
                 trained = self.train(self.job), self.train_plain()
             (own, correct), (plain, plain_correct) = self.evaluate(), self.evaluate_plain()
@@ -89,6 +71,8 @@ class Contest:
         return progress.tokens / seconds
 
     def train_plain(self) -> float:
+        import peft
+
         job, cfg = self.job, cast(Any, self.job.adapter)
         config = peft.LoraConfig(r=cfg.r, lora_alpha=cfg.alpha, target_modules=["q_proj", "v_proj"])
         model = peft.get_peft_model(copy.deepcopy(self.base), config)
@@ -104,6 +88,8 @@ class Contest:
         return seconds, metrics(answers, self.data.test)["correct"]
 
     def evaluate_plain(self) -> tuple[float, int]:
+        import peft
+
         model = peft.PeftModel.from_pretrained(copy.deepcopy(self.base), self.folder / "peft")
         prompts = [prompt_of(self.job.prompt, q.text) for q in self.data.test]
         limit = self.job.max_new_tokens
@@ -111,5 +97,16 @@ class Contest:
         return seconds, sum(score(t, q.reference).correct for t, q in zip(texts, self.data.test, strict=True))
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def page(section: dict[str, Any]) -> str:
+    """How many times faster than the plain loop."""
+    a, found, (correct, plain) = section["arguments"], section["rounds"], section["correct"]
+    speed = spread(own / other for own, other in (r["train"] for r in found))
+    evaluation = spread(other / own for own, other in (r["evaluate"] for r in found))
+    rows = [("training", speed, TRAINING_GOAL), ("evaluation", evaluation, EVALUATION_GOAL)]
+    body = [[name, shown(times, "" if times[0] >= goal else " (below)"), f"{goal}"] for name, times, goal in rows]
+    what = (
+        f"LoRA on the tiny benchmark, {a['steps']} steps and {a['questions']} questions a round, {len(found)} rounds. "
+        f"The plain loop (tools/benches/_plain.py) trains with PEFT, on shuffled batches, and answers by `generate` in "
+        f"batches of 50. Both evaluate the same adapter: {correct} and {plain} answers are correct. {setting(section)}"
+    )
+    return "\n\n".join([what, "\n".join(grid(["", "times faster than the plain loop", "goal"], body))])
