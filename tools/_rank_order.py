@@ -14,13 +14,13 @@ FEWEST = 5  # things; the interval of fewer says nothing
 
 def spearman(one: list[float], two: list[float]) -> float:
     """Spearman's ρ, ties at their mean rank; NaN where a list is constant or has fewer than two numbers."""
-    return float(_correlation(_ranks(np.array([one])), _ranks(np.array([two])))[0]) if len(one) > 1 else math.nan
+    return float(_rho(np.array([one]), np.array([two]))[0]) if len(one) > 1 else math.nan
 
 
 def interval(one: list[float], two: list[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of ρ over the things that are ordered; draws in which a list is constant do not count."""
     drawn = np.random.default_rng(seed).integers(len(one), size=(RESAMPLES, len(one)))
-    rho = _correlation(_ranks(np.array(one)[drawn]), _ranks(np.array(two)[drawn]))
+    rho = _rho(np.array(one)[drawn], np.array(two)[drawn])
     low, high = np.nanquantile(rho, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -39,17 +39,11 @@ def in_words(one: list[float], two: list[float]) -> str:
     return f"{spearman(one, two):.2f} [{low:.2f}, {high:.2f}] (n = {len(one)})"
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of every row: how many are smaller, and half of those that are equal. (rows, n)"""
-    smaller = (values[:, None, :] < values[:, :, None]).sum(2)
-    equal = (values[:, None, :] == values[:, :, None]).sum(2)
-    ranks: NDArray[np.float64] = smaller + (equal + 1) / 2
-    return ranks
+def _rho(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson's correlation of the ranks, row by row; NaN where a row is constant."""
+    from scipy.stats import rankdata
 
-
-def _correlation(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson's, row by row; NaN where a row is constant."""
-    a, b = (m - m.mean(1, keepdims=True) for m in (one, two))
+    a, b = (rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2 for rows in (one, two))
     with np.errstate(invalid="ignore", divide="ignore"):
-        out: NDArray[np.float64] = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return out
+        rho: NDArray[np.float64] = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return rho

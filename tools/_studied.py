@@ -104,8 +104,8 @@ def loss(found: Studied) -> tuple[str, str]:
     cost = {c.chosen.label: 100 * (_at_shared_seed(c, c.chosen) - _at_shared_seed(c, by_loss(c.cells))) for c in other}
     lines = [
         f"* Between adapters, each at its chosen learning rate: ρ {in_words(low, right)}. Of two adapters, the one "
-        f"with the lower loss has the higher accuracy in {alike[0]} of {alike[1]} pairs, and in {far[0]} of the {far[1]} "
-        f"whose accuracies are more than 5 points apart.",
+        f"with the lower loss has the higher accuracy in {alike[0]} of {alike[1]} pairs, and in {far[0]} of the "
+        f"{far[1]} whose accuracies are more than 5 points apart.",
         f"* Between learning rates: the lowest validation loss picks another rate than the best validation accuracy "
         f"for {len(other)} of {len(used)} adapters.",
     ]

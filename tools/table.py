@@ -84,7 +84,8 @@ def lacking(
         beyond = rates[1] / 10 if choice.best == 0 else rates[-2] * 10
         return [replace(base, lr=float(f"{beyond:.12g}"))]
     best = rates[choice.best]
-    return [replace(base, seed=s, lr_chosen="tuned") for s in range(seeds) if s not in curve[best]]
+    chosen = "given" if worth else "tuned"  # a run with a tuned rate chooses it again, by validation accuracy
+    return [replace(base, seed=s, lr=best, lr_chosen=chosen) for s in range(seeds) if s not in curve[best]]
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def norms(model: Any) -> dict[str, list[float]]:
 
 def _core(site: Any) -> Any:
     """What is trained between the frozen bases of a layer: M, or BA; None where there is no such matrix."""
-    tensors = {name.removeprefix("lora_"): p.detach().double() for name, p in site.named_parameters()}
+    tensors = {name.removeprefix("lora_"): p.detach().double() for name, p in site.parameters().items()}
     if "M" in tensors:
         return tensors["M"]
     return tensors["B"] @ tensors["A"] if {"A", "B"} <= tensors.keys() else None
