@@ -176,10 +176,10 @@ def cores(found: Studied, norms: dict[str, Any]) -> str:
     if len(pairs) < 2:
         return ""
     body = []
-    for dense, low in sorted(pairs, key=lambda pair: _size(pair[1])):
-        sides = [f"{linked(c)}, lr {c.first['lr']:g}: {100 * accuracy(c):.1f}" for c in (dense, low)]
-        difference = points(estimate(low.right, dense.right))
-        body.append([f"{_size(dense):,} / {_size(low):,}", *sides, difference])
+    for block, low in sorted(pairs, key=lambda pair: _size(pair[1])):
+        sides = [f"{linked(c)}, lr {c.first['lr']:g}: {100 * accuracy(c):.1f}" for c in (block, low)]
+        difference = points(estimate(low.right, block.right))
+        body.append([f"{_size(block):,} / {_size(low):,}", *sides, difference])
     head = ["trained numbers", "dense block, accuracy %", "low-rank core, accuracy %", "core − block, points"]
     return "\n".join(grid(head, body)) + "\n\n" + _moved(found, norms)
 

@@ -71,7 +71,7 @@ def norms(model: Any) -> dict[str, list[float]]:
     handle = attachment(model)
     out: dict[str, list[float]] = {"update": [], "share": [], "core": []}
     for name, site in handle.sites.items():
-        layer = handle.model.get_submodule(name)
+        layer: Any = handle.model.get_submodule(name)
         W = dense_weight(layer)
         eye = torch.eye(W.shape[1], dtype=W.dtype)
         with torch.no_grad():
