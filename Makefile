@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Folder with train.jsonl and test.jsonl of openai/grade-school-math; where there is none, the hub's openai/gsm8k
 GSM8K ?= $(firstword $(wildcard data/gsm8k ../shared/data/gsm8k))
 
-.PHONY: help setup run sweep table page launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench gsm8k-smoke gsm8k-gpu drill clean
+.PHONY: help setup run sweep table study page launchers test check lint docs docs-check tiny-base smollm2 capabilities probe bench gsm8k-smoke gsm8k-gpu drill clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -41,6 +41,9 @@ sweep: setup ## several runs, skipping finished ones: make sweep ARGS="variant=l
 table: setup ## every variant of the embedded benchmark, five learning rates and five seeds (hours; resumes): make table ARGS="variants=lora,dora"
 	$(BIN)/python -m tools.table $(ARGS)
 
+study: setup ## the experiments behind docs/findings.md (conf/study.yaml; hours, resumes): make study ARGS="experiment=rank_sweep plan=true"
+	$(BIN)/python -m tools.study $(ARGS)
+
 page: ## serve reports/ on this machine and print the address: make page PORT=8000
 	@$(PYTHON) -u -m http.server --bind 127.0.0.1 --directory reports $(or $(PORT),8000)
 
@@ -59,10 +62,12 @@ check: lint test docs-check ## what CI runs: lint, types, tests, and generated p
 docs: setup ## rebuild every generated page: README, reports/ and docs/, from records and measurements
 	$(BIN)/python cost_report.py
 	$(BIN)/python -m tools.gsm8k_report
+	$(BIN)/python -m tools.findings
 
 docs-check: setup ## fail if a generated page differs from its records and measurements
 	$(BIN)/python cost_report.py check=true
 	$(BIN)/python -m tools.gsm8k_report check=true
+	$(BIN)/python -m tools.findings check=true
 
 tiny-base: setup ## pre-train the embedded base model from scratch (up to an hour on one core; resumes)
 	$(BIN)/python -m tools.tiny_base

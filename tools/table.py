@@ -14,24 +14,19 @@ those tried, one more is tried beyond it. Local and published records decide wha
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from harness.cli.arguments import parse
-from harness.cli.quiet import quiet
-from harness.config.job import Job
-from harness.inputs.fingerprints import Fingerprinter
-from harness.paths import PUBLISHED
-from harness.records.choose_lr import choose
-from harness.records.plan import plan
-from harness.records.store import read_records
-from harness.records.tuning import lr_curve
-from harness.run import run
+from tools._pool import unfinished, work
 from tools._shared import job_of, variants
+
+if TYPE_CHECKING:
+    from harness.config.job import Job
+    from harness.inputs.fingerprints import Fingerprinter
+    from harness.records.record import Record
 
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the first learning rates, times the default; further ones go on by decades
 
@@ -48,48 +43,49 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    common = [*args.words.split(), f"runs_dir={args.runs_dir}", "threads=1", "seed=0"]
-    bases = [job_of([*common, f"variant={name}"]) for name in variants(args.variants, trains_base=True)]
-    fingerprinter = Fingerprinter()
-    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        # A variant's results decide what it still lacks, so all that is known to be lacking runs, again and again.
-        while left := [job for base in bases for job in lacking(base, args.seeds, fingerprinter)]:
-            if args.plan:
-                print(*map(_name, left), sep="\n")
-                return
-            for name in tqdm(pool.map(_run, left), total=len(left), desc="runs known to be lacking"):
-                tqdm.write(name)
+    from harness.inputs.fingerprints import Fingerprinter
+
+    bases, fingerprinter = [_job(args, v) for v in variants(args.variants, trains_base=True)], Fingerprinter()
+    left = lambda: [job for base in bases for job in lacking(base, args.seeds, fingerprinter)]
+    work(left, args.workers, fingerprinter, dry=args.plan)
 
 
-def _name(job: Job) -> str:
-    return f"{job.variant} lr={job.lr:g} seed={job.seed}" if job.lr is not None else job.variant
+def _job(args: Arguments, variant: str) -> Job:
+    words = [*args.words.split(), f"variant={variant}", f"runs_dir={args.runs_dir}", "threads=1", "seed=0"]
+    return job_of(words)
 
 
-def _run(job: Job) -> str:
-    """One run in a worker. Returns its name; what it raises ends the table, and the same command continues it."""
-    quiet()
-    run(job)
-    return _name(job)
+def lacking(
+    base: Job,
+    seeds: int,
+    fingerprinter: Fingerprinter,
+    scales: Sequence[float] = SCALES,
+    worth: Callable[[Record], float | None] | None = None,
+) -> list[Job]:
+    """The runs of one variant that are known to be lacking: its learning rates first, seeds at the best one last.
 
+    scales: of the first learning rates, times the default, about half a decade apart. worth: what the best rate has
+    most of, None for a run without an outcome; validation accuracy unless given.
+    """
+    from harness.records.choose_lr import choose, validation
+    from harness.records.plan import plan
+    from harness.records.tuning import lr_curve
 
-def lacking(base: Job, seeds: int, fingerprinter: Fingerprinter) -> list[Job]:
-    """The runs of one variant that are known to be lacking: its learning rates first, seeds at the best one last."""
     if base.lr is None:
-        science = plan(base, fingerprinter).science_hash
-        records = read_records([base.runs_dir, PUBLISHED]).records
-        return [] if any(r["science_hash"] == science and r["status"] == "done" for r in records) else [base]
-    curve = lr_curve(base, fingerprinter)
+        return unfinished({plan(base, fingerprinter).science_hash: base})
+    curve = lr_curve(base, fingerprinter, worth or validation)
     tried = {lr: curve[lr][base.seed] for lr in sorted(curve) if base.seed in curve[lr]}
-    first = [float(f"{base.lr * scale:.12g}") for scale in SCALES]
+    first = [float(f"{base.lr * scale:.12g}") for scale in scales]
     if len(tried) < len(first):
         return [replace(base, lr=lr) for lr in first if lr not in tried][: len(first) - len(tried)]
-    choice = choose([(lr, {base.seed: valid}) for lr, valid in tried.items()])
+    choice = choose([(lr, {base.seed: value}) for lr, value in tried.items()])
     rates = [point.lr for point in choice.points]
     if choice.edge:  # a rate and its next but one are a decade apart
         beyond = rates[1] / 10 if choice.best == 0 else rates[-2] * 10
         return [replace(base, lr=float(f"{beyond:.12g}"))]
     best = rates[choice.best]
-    return [replace(base, seed=s, lr_chosen="tuned") for s in range(seeds) if s not in curve[best]]
+    chosen = "given" if worth else "tuned"  # a run with a tuned rate chooses it again, by validation accuracy
+    return [replace(base, seed=s, lr=best, lr_chosen=chosen) for s in range(seeds) if s not in curve[best]]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from harness.config.job import Job
@@ -11,6 +12,7 @@ from harness.inputs.fingerprints import Fingerprinter
 from harness.paths import PUBLISHED
 from harness.records.choose_lr import choose, validation
 from harness.records.ids import science
+from harness.records.record import Record
 from harness.records.store import read_records
 
 FREE = ("lr", "seed")  # what the runs that are compared may differ in
@@ -30,14 +32,16 @@ def with_tuned_lr(job: Job, fingerprinter: Fingerprinter) -> Job:
     return dataclasses.replace(job, lr=chosen.points[chosen.best].lr, lr_chosen="tuned")
 
 
-def lr_curve(job: Job, fingerprinter: Fingerprinter) -> dict[float, dict[int | None, float]]:
-    """lr → seed → validation accuracy of finished runs with the job's science but for lr and seed."""
+def lr_curve(
+    job: Job, fingerprinter: Fingerprinter, worth: Callable[[Record], float | None] = validation
+) -> dict[float, dict[int | None, float]]:
+    """lr → seed → validation accuracy (or other worth) of finished runs with the job's science but for lr and seed."""
     fixed = _fixed(science(job, fingerprinter.of(job)))
     curve: dict[float, dict[int | None, float]] = {}
     for record in read_records([job.runs_dir, PUBLISHED]).records:
-        accuracy = validation(record)
-        if accuracy is not None and record["lr"] is not None and _fixed(record["science"]) == fixed:
-            curve.setdefault(record["lr"], {})[record["seed"]] = accuracy
+        value = worth(record)
+        if value is not None and record["lr"] is not None and _fixed(record["science"]) == fixed:
+            curve.setdefault(record["lr"], {})[record["seed"]] = value
     return curve
 
 

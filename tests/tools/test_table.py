@@ -25,7 +25,7 @@ def test_a_variant_gets_five_rates_then_what_lies_beyond_an_edge_then_seeds(
     assert left((0.003, 0, 0.1), (0.01, 0, 0.2)) == [(0.001, 0), (0.03, 0), (0.1, 0)]
     assert left((0.001, 0, 0.1), (0.03, 0, 0.5), (0.1, 0, 0.6)) == [(0.3, 0)]  # 0.1 is the best and the largest
     assert left((0.3, 0, 0.7)) == [(1.0, 0)]
-    assert [seed for _, seed in left((1.0, 0, 0.6))] == [1, 2]
+    assert left((1.0, 0, 0.6)) == [(0.3, 1), (0.3, 2)]
     assert left((0.3, 1, 0.1), (0.3, 2, 0.1)) == []  # further seeds do not change the choice
 
 

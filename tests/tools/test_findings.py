@@ -1,0 +1,130 @@
+"""docs/findings.md agrees with the records, says what is missing, and counts rightly where the answer is known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import factory
+from tools import _studied as studied
+from tools import findings
+from tools._chart import Series, chart
+from tools._studied import NOT_RUN, Studied
+
+
+def record(variant: str, share: float, nats: float, **more: Any) -> dict[str, Any]:
+    """A run that answers this share of 400 questions, with this response loss on test and validation."""
+    found = factory.record(variant, right=[n < 400 * share for n in range(400)], **more)
+    if found["status"] != "done":
+        return found
+    test = found["test"] | factory.responses([nats] * 400, 400)
+    valid = found["valid"] | factory.responses([nats] * 100, 100)
+    return found | {"test": test, "valid": valid}
+
+
+def test_the_page_is_what_the_records_give() -> None:
+    findings.main(["check=true"])
+
+
+def test_without_records_every_block_says_so(tmp_path: Path) -> None:
+    texts = findings.build(tmp_path)
+    assert list(texts) == [findings.PAGE]  # no figure
+    blocks = re.findall(r"<!-- (\w+):begin .*-->\n(.*?)<!-- \1:end -->", texts[findings.PAGE], re.DOTALL)
+    assert len(blocks) == 8
+    assert {content for _, content in blocks} == {f"{NOT_RUN}\n"}
+
+
+def test_page_is_at_most_two_pages_and_links_to_records_that_are_there() -> None:
+    text = findings.PAGE.read_text()
+    assert len(text.splitlines()) <= 140
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    assert [link for link in links if not (findings.PAGE.parent / link).exists()] == []
+
+
+VARIANTS = ("lora", "dora", "hra", "ia3", "road")
+
+
+def test_response_loss_against_accuracy() -> None:
+    """Five adapters, of which the best two swap places by loss: d = (1, 1, 0, 0, 0), ρ = 1 − 6·2/120."""
+    shares, nats = (0.9, 0.8, 0.6, 0.4, 0.2), (0.6, 0.5, 0.7, 0.8, 0.9)
+    found = Studied([record(v, s, n) for v, s, n in zip(VARIANTS, shares, nats, strict=True)])  # type: ignore[misc]
+    text, svg = studied.loss(found)
+    assert "ρ 0.90 [" in text
+    assert "in 9 of 10 pairs, and in 9 of the 10 whose" in text
+    assert "for 0 of 5 adapters." in text
+    assert all(f">{v}</text>" in svg for v in VARIANTS)
+
+
+def test_levels_part_where_the_difference_is_clear() -> None:
+    shares = {"lora": 0.8, "dora": 0.79, "hra": 0.5, "ia3": 0.49}
+    found = Studied([record(v, s, 1.0, seed=n) for v, s in shares.items() for n in range(3)])  # type: ignore[misc]
+    rows = studied.levels(found).splitlines()[2:]
+    assert [re.findall(r"\[(\w+)\]", row) for row in rows] == [["lora", "dora"], ["hra", "ia3"]]
+
+
+def test_quantized_bases_are_compared_at_the_same_rate() -> None:
+    runs = [record("lora", 0.8, 1.0, seed=n) for n in range(3)]
+    runs += [record("lora", 0.2, 1.0, seed=n, quantization="4bit") for n in range(3)]
+    runs += [record("lora", 0.8, 1.0, seed=n, quantization="8bit") for n in range(3)]
+    runs += [record("lora", 0.1, 1.0, lr=0.5, quantization="8bit")]  # of no plain run
+    lines = studied.quantized(Studied(runs)).splitlines()  # type: ignore[arg-type]
+    assert lines[0].startswith("* 8bit: 1 variants, median difference +0.0 points")
+    assert lines[0].endswith("Clear (p < 0.05 after Holm): none.")
+    assert "4bit: 1 variants, median difference -60.0 points" in lines[1]
+    assert lines[1].endswith("].") and "none." not in lines[1]  # noqa: PT018
+
+
+def sized(variant: str, size: int, share: float, **more: Any) -> dict[str, Any]:
+    other = {"adapter.block": size} if variant == studied.DENSE else {"adapter.lora_rank": size}
+    return record(variant, share, 1.0, params=1000 * size, **other, **more)
+
+
+def test_cores_are_paired_by_size_and_failures_counted() -> None:
+    runs = [record("none", 0.3, 2.0, lr=None, seed=None)]
+    runs += [
+        sized(v, size, 0.8, lr=0.1, seed=n)
+        for v in (studied.DENSE, studied.LOW_RANK)
+        for size in (2, 4)
+        for n in (0, 1)
+    ]
+    runs += [sized(studied.DENSE, 4, 0.25, lr=1.0), sized(studied.DENSE, 2, 0.9, lr=1.0, status="diverged")]
+    runs += [sized(studied.LOW_RANK, 7, 0.8, lr=0.1)]  # no block of this size
+    of = {"update": [1.0, 3.0], "core": [0.5, 0.25], "share": [0.1, 0.1], "science_hash": runs[1]["science_hash"]}
+    text = studied.cores(Studied(runs), {runs[1]["run_id"]: of, runs[2]["run_id"]: of})  # type: ignore[arg-type]
+    pairs = [line.split(" |")[0] for line in text.splitlines() if re.match(r"\| \d", line)]
+    assert pairs == ["| 2,000 / 2,000", "| 4,000 / 4,000"]
+    assert f"| {studied.DENSE} | 0.1 | 0 of 4 | 3 | 0.5 | 0.1 |" in text  # the other's science has changed
+    assert f"| {studied.DENSE} | 1 | 2 of 2 | – | – | – |" in text
+
+
+def test_sizes_name_the_smallest_that_is_good_enough() -> None:
+    runs = [record("lora", s, 1.0, rank=r, params=100 * r) for r, s in ((2, 0.3), (4, 0.79), (8, 0.8), (16, 0.7))]
+    text, svg = studied.sizes(Studied(runs))  # type: ignore[arg-type]
+    assert "4 sizes: best [lora](" in text
+    assert "80.0 % with 800 trained numbers" in text
+    assert text.endswith("with 400.")
+    assert svg.count("<circle") == 4
+
+
+def test_smollm2_is_compared_by_loss() -> None:
+    ours = (0.5, 0.6, 0.7, 0.8, 0.9)
+    runs = [record(v, 0.5, n) for v, n in zip(VARIANTS, ours, strict=True)]
+    for v, n in zip(VARIANTS, ours, strict=True):
+        runs += [record(v, 0.0, 2 + d - n, lr=lr, model="smollm2_135m") for d, lr in ((0, 0.01), (1, 0.001))]
+    text = studied.smollm2(Studied(runs))  # type: ignore[arg-type]
+    assert "ρ -1.00 [-1.00, -1.00] (n = 5)" in text
+    losses = [float(line.split(" | ")[1]) for line in text.splitlines()[4:]]
+    assert losses == pytest.approx([1.1, 1.2, 1.3, 1.4, 1.5], abs=1e-3)  # of fp16
+
+
+def test_chart_places_values_and_names() -> None:
+    svg = chart("T", "x", [Series("a<b", [(1.0, 10.0), (100.0, 30.0)])])
+    (points,) = re.findall(r'points="([^"]+)"', svg)
+    (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points.split())
+    assert x1 < x2
+    assert y1 > y2
+    assert "a&lt;b" in svg

@@ -1,0 +1,76 @@
+"""The generated blocks and figures of docs/findings.md, from published records: part of `make docs`.
+
+python -m tools.findings
+    check=true   change nothing; exit 1 if the page or a figure differs from what the records give
+
+Also reads reports/update_norms.json (tools.update_norms) and the tables in reports/reference/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.cli.arguments import parse
+from harness.files import write_text
+from harness.paths import PUBLISHED, ROOT
+from tools import _studied as studied
+from tools._studied import NOT_RUN, Studied
+
+PAGE, FIGURES, NORMS = ROOT / "docs" / "findings.md", ROOT / "docs" / "figures", ROOT / "reports" / "update_norms.json"
+
+
+@dataclass
+class Arguments:
+    check: bool = False
+
+
+def main(argv: list[str]) -> None:
+    args = parse(Arguments, argv, __doc__ or "")
+    texts = build()
+    changed = [p for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    stale = [p for p in sorted(FIGURES.glob("*.svg")) if p not in texts]
+    names = [str(p.relative_to(ROOT)) for p in [*changed, *stale]]
+    if args.check and names:
+        raise SystemExit(f"{', '.join(names)}: not what the records give. Run `make docs`.")
+    for path in changed:
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, texts[path])
+    for path in stale:
+        path.unlink()
+    print("\n".join(f"{name} rebuilt" for name in names) or "docs/findings.md is up to date")
+
+
+def build(published: Path = PUBLISHED) -> dict[Path, str]:
+    """Path → text of the page and its figures; writes nothing."""
+    from harness.records.store import read_records
+    from harness.report.markdown import fill_block
+
+    found = Studied(read_records([published]).records)
+    norms: dict[str, Any] = json.loads(NORMS.read_text()) if NORMS.exists() else {}
+    blocks: dict[str, Callable[[], tuple[str, str]]] = {
+        "loss": lambda: studied.loss(found),
+        "levels": lambda: (studied.levels(found), ""),
+        "rates": lambda: studied.rates(found),
+        "cores": lambda: (studied.cores(found, norms), ""),
+        "sizes": lambda: studied.sizes(found),
+        "quantized": lambda: (studied.quantized(found), ""),
+        "smollm2": lambda: (studied.smollm2(found), ""),
+        "published": lambda: (studied.published(found), ""),
+    }
+    text, figures = PAGE.read_text(encoding="utf-8"), {}
+    for name, block in blocks.items():
+        content, svg = block()
+        if svg:
+            figures[FIGURES / f"{name}.svg"] = svg
+            content += f"\n\n![Figure: {name}](figures/{name}.svg)"
+        text = fill_block(text, name, content or NOT_RUN, str(PAGE.relative_to(ROOT)))
+    return {PAGE: text} | figures
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
