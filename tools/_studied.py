@@ -38,7 +38,7 @@ class Studied:
 
     @cached_property
     def sections(self) -> list[Section]:
-        return sections([Cell(name, runs) for name, runs in cells(self.records).items()])
+        return sections(cells(self.records))
 
     @cached_property
     def main(self) -> list[Cell]:
