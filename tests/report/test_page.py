@@ -133,7 +133,8 @@ def test_axis_filters_and_published_results(browser: Any, page: Path) -> None:
         across = [drawn[p["name"]][0] for p in shown]
         assert across == sorted(across)
         front = [p["name"] for p in shown if not any(beats(q, p, axis) for q in shown)]
-        answer = [e.text for e in browser.find_elements("css selector", "#answer strong")]
+        script = "return [...document.querySelectorAll('#answer strong')].map(e => e.textContent)"
+        answer = browser.execute_script(script)  # at once: a late resize draws all of it anew
         assert answer == front[::-1][:6], axis
     one, two, three = sorted(own, key=lambda p: p["accuracy"])[::3]
     high = {p["name"]: drawn[p["name"]][1] for p in (one, two, three)}
