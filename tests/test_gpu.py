@@ -20,6 +20,7 @@ import adapters as ad
 from adapters._contract import Calibration
 from harness.data.batches import collate
 from harness.data.tokenize import Example
+from harness.evaluation.generate import generate
 from harness.measure.health import base_sha256
 from harness.paths import ROOT
 from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -250,3 +251,15 @@ def test_a_gpu_is_leased_by_one_process(tmp_path: Path) -> None:
     assert second.stdout.readline() == "0\n"
     second.communicate("\n")
     first.communicate()
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="captures CUDA graphs")
+@pytest.mark.parametrize("kind", ["none", "4bit"])
+@pytest.mark.parametrize("name", ["lora", "antipasto_dplr", "dora"])
+def test_cuda_graphs_give_the_same_texts(name: str, kind: str) -> None:
+    model = build(kind)
+    attach(model, name)
+    asked = [row.tolist()[: 4 + 2 * n] for n, row in enumerate(batch(model))]
+    settings: Any = {"eos": {0}, "pad": 1, "batch_size": 3, "max_new_tokens": 80, "complete": lambda tokens: False}
+    ordinary = generate(model, asked, device=DEVICE, **settings)
+    assert generate(model, asked, device=DEVICE, graphs=True, **settings) == ordinary

@@ -41,10 +41,10 @@ class Job:
     eval_limit: int | None
     eval_batch_size: int
     max_new_tokens: int
-    # where and how
     micro_batch: int | None
     checkpoint_every: int
     gradient_checkpointing: bool
+    eval_graphs: bool
     eval_repeat: int  # 2: answer the test questions twice, to measure what batch order changes
     platinum: Source  # corrected references, scored in addition
     tracking: Tracking

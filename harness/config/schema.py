@@ -104,6 +104,7 @@ class EvalSchema:
     batch_size: int | None = None
     max_new_tokens: int | None = None
     repeat: int = 1
+    graphs: bool = False
 
 
 @dataclass

@@ -148,6 +148,7 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
         "micro_batch": integer("train.micro_batch", c["train"]["micro_batch"], lo=1, optional=True),
         "checkpoint_every": integer("train.checkpoint_every", c["train"]["checkpoint_every"], lo=1),
         "gradient_checkpointing": c["train"]["gradient_checkpointing"],
+        "eval_graphs": _graphs(c),
         "eval_repeat": integer("eval.repeat", c["eval"]["repeat"], lo=1),
         "platinum": Source(**c["data"]["platinum"]),
         "tracking": _checked(Tracking(**c["tracking"])),
@@ -159,6 +160,15 @@ def _where_and_how(c: dict[str, Any]) -> dict[str, Any]:
         "force": c["force"],
         "dry_run": c["dry_run"],
     }
+
+
+def _graphs(c: dict[str, Any]) -> bool:
+    """Raises BadInput where decoding cannot be captured in CUDA graphs."""
+    graphs: bool = c["eval"]["graphs"]
+    if graphs and (not usable_device(c["device"]).startswith("cuda") or c["quantization"]["name"] == "8bit"):
+        what, got = "needs a CUDA device and a base that is not 8-bit", f"{c['device']}, {c['quantization']['name']}"
+        raise refuse("eval.graphs", what, got=got, remedy="Drop eval.graphs=true.")
+    return graphs
 
 
 def _check_names(c: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import adapters as ad
+from harness.errors import refuse
+from harness.evaluation.graphs import FixedStep
 from harness.evaluation.kv_cache import KeyValueCache, additive, takes_additive_mask
 from harness.evaluation.onednn import onednn_linears
 
@@ -57,13 +59,18 @@ class Generated:
 class Batch:
     """Rows that decode together, padded on the left: their key/value cache, mask and positions."""
 
-    def __init__(self, model: Any, device: str, pad: int, slots: int, prefill: int | None = None) -> None:
+    def __init__(
+        self, model: Any, device: str, pad: int, slots: int, prefill: int | None = None, *, graphs: bool = False
+    ) -> None:
         self.model, self.device, self.pad, self.prefill = model, device, pad, prefill
         self.rows: list[Row] = []
         self.cache = KeyValueCache(slots)
         self.end = 0  # the cache's column of the pending tokens
         self.next = torch.zeros(0, dtype=torch.long, device=device)  # (B,)
         self.additive = takes_additive_mask(model)
+        if graphs and not self.additive:
+            raise refuse("eval.graphs", "this model makes its own attention mask", remedy="Use eval.graphs=false.")
+        self.fixed = FixedStep(model, self.cache, device) if graphs else None
         self.align = 1 if device == "cpu" else 8  # columns: CUDA's memory-efficient attention aligns masks to 16 bytes
 
     def admit(self, rows: list[Row]) -> None:
@@ -106,8 +113,11 @@ class Batch:
         if self.cache.reserve(self.first, self.end + 1, len(self.rows)):
             self._set_mask()
         w.top, w.first, w.seen = 0, self.first, self.end - self.first
-        mask = None if self.mask is None else self.mask[..., self.first - w.origin : self.end + 1 - w.origin]
-        self.next = self._forward(self.next[:, None], mask, self.end - self.starts).argmax(-1)
+        if self.fixed:
+            self.next = self.fixed(self.next, self.starts, self.end)
+        else:
+            mask = None if self.mask is None else self.mask[..., self.first - w.origin : self.end + 1 - w.origin]
+            self.next = self._forward(self.next[:, None], mask, self.end - self.starts).argmax(-1)
         self.end += 1
 
     def drop(self, keep: list[int]) -> None:
@@ -167,19 +177,21 @@ def generate(
     max_new_tokens: int,
     complete: Callable[[list[int]], bool],
     compact: bool = True,
+    graphs: bool = False,
     device: str = "cpu",
     answered: Callable[[int], None] = lambda count: None,
 ) -> list[Generated]:
     """Continuations of all prompts, in their order, which is also the order of their turns.
 
     complete: whether these tokens hold a whole answer already. answered: told how many more prompts are done.
-    compact=False keeps batches fixed from start to end (8-bit kernels make a row depend on its batch).
+    compact=False keeps batches fixed from start to end (8-bit kernels make a row depend on its batch). graphs: decode
+    by CUDA graphs.
     """
     waiting = [Row(n, p) for n, p in enumerate(prompts)]
     done: dict[int, Row] = {}
     # In 8-bit a row depends on its batch, which must stay whole; a GPU gains nothing from small prefills.
     prefill = PREFILL if compact and device == "cpu" else None
-    batch = Batch(model, device, pad, min(batch_size, len(prompts)), prefill)
+    batch = Batch(model, device, pad, min(batch_size, len(prompts)), prefill, graphs=graphs)
     with ad.frozen(model), onednn_linears(model):
         while waiting or batch.rows:
             room = batch_size - len(batch.rows)

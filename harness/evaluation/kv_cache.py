@@ -24,6 +24,7 @@ class Window:
     """Size of the buffers and the part that the next forward sees: `seen` columns from `first` on, rows from `top` on.
 
     The forward's own tokens are written behind these columns. origin: the number of the buffers' first column.
+    place: where the next forward writes instead, a column of the buffers, (1,); it then sees the whole buffers.
     """
 
     slots: int
@@ -32,6 +33,7 @@ class Window:
     top: int = 0
     first: int = 0
     seen: int = 0
+    place: Int[Tensor, " 1"] | None = None
 
 
 class KeyValueCache(Cache):  # type: ignore[misc]
@@ -64,15 +66,14 @@ class KeyValueCache(Cache):  # type: ignore[misc]
 
 def _moved(t: Float[Tensor, "s h T d"], w: Window, rows: int, columns: slice, place: int) -> Float[Tensor, "s h t d"]:
     """A buffer of the window's size with these rows and columns of `t`, the columns at `place`."""
-    new = t.new_empty(w.slots, t.shape[1], w.columns, t.shape[3])
+    new = t.new_zeros(w.slots, t.shape[1], w.columns, t.shape[3])
     if rows:
-        new[:rows, :, :place] = 0
         new[:rows, :, place : place + columns.stop - columns.start] = t[:rows, :, columns]
     return new
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
-    """One layer's buffers, (slots, heads, columns, d). Padding is zeroed, because masked values must be finite too."""
+    """One layer's buffers, (slots, heads, columns, d). Unused places are zeroed: masked values must be finite too."""
 
     keys: Tensor
     values: Tensor
@@ -88,8 +89,12 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         """Writes the new columns; returns the window with them."""
         new, w = (key_states, value_states), self.window
         if not self.is_initialized:
-            self.keys, self.values = (t.new_empty(w.slots, t.shape[1], w.columns, t.shape[3]) for t in new)
+            self.keys, self.values = (t.new_zeros(w.slots, t.shape[1], w.columns, t.shape[3]) for t in new)
             self.is_initialized = True
+        if w.place is not None:
+            for buffer, states in zip((self.keys, self.values), new, strict=True):
+                buffer.index_copy_(2, w.place, states)
+            return self.keys, self.values
         rows = slice(w.top, w.top + len(key_states))
         first, at = w.first - w.origin, w.first - w.origin + w.seen
         for buffer, states in zip((self.keys, self.values), new, strict=True):

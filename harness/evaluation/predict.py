@@ -33,8 +33,7 @@ def predict(
     """Predictions for all questions; whole chunks already in `file` (JSON lines) are kept, new ones appended.
 
     tick is called with a line of progress a few times (none on a terminal, which shows a bar), and with an empty text
-    while tokens are decoded; it may raise. shuffled: a seed; questions are then answered in random order, so with
-    other neighbours and other padding.
+    while tokens are decoded; it may raise. shuffled: a seed for a random order, so with other neighbours and padding.
     """
     eos, pad = eos_ids(model, tokenizer), pad_id(tokenizer)
     prompts = prompt_ids(job.prompt, [q.text for q in questions], tokenizer)
@@ -60,6 +59,7 @@ def predict(
                 max_new_tokens=job.max_new_tokens,
                 complete=complete,
                 compact=compact,
+                graphs=job.eval_graphs,
                 device=job.device,
                 answered=progress.answered,
             )

@@ -54,8 +54,12 @@ def test_the_page_says_what_is_over_and_what_is_missing() -> None:
     measured = section(
         dtype="float32", arguments=STEPS, rows=ROWS, profiles=[PROFILE], failed={"hra (PEFT)": "no kernel"}
     )
-    rounds = [{"train": [120.0, 100.0], "evaluate": [1.0, 2.0]}, {"train": [140.0, 100.0], "evaluate": [1.0, 2.2]}]
-    plain = section(arguments={"steps": 30, "questions": 250}, rounds=rounds, correct=[9, 8])
+    rounds = [
+        {"train": [120.0, 100.0], "evaluate": [1.0, 2.0], "long": [1.0, 3.2]},
+        {"train": [140.0, 100.0], "evaluate": [1.0, 2.2], "long": [1.0, 3.4]},
+    ]
+    sizes = {"steps": 30, "questions": 250}
+    plain = section(arguments=sizes, rounds=rounds, correct=[9, 8], alike=249, tokens=88.2)
     text = bench.page({"steps float32": measured, "end to end": plain})
     assert "| dora | 1.06 [1.04, 1.06] (over) | – | 1.00 [1.00, 1.00] | – |" in text
     lora = "| lora | 1.00 [1.00, 1.00] | 0.95 [0.95, 0.95] | 1.04 [1.02, 1.06] | 1.04 [1.02, 1.06] (slower) |"
@@ -66,7 +70,9 @@ def test_the_page_says_what_is_over_and_what_is_missing() -> None:
     assert "Not timed: hra (PEFT), which raises `no kernel`" in text
     assert "| training | 1.30 [1.20, 1.40] | 1.2 |" in text
     assert "| evaluation | 2.10 [2.00, 2.20] (below) | 2.5 |" in text
-    assert "9 and 8 answers are correct. Some CPU, 2 threads; torch 2, transformers 5, peft 0.21." in text
+    assert "| evaluation, lengths as of GSM8K | 3.30 [3.20, 3.40] | 3.0 |" in text
+    assert "9 and 8 answers are correct." in text
+    assert "(88 tokens on average): 249 of 250 texts are the same. Some CPU, 2 threads; torch 2, transf" in text
     assert text.count("Not measured yet (`make bench`).") == 3
     peaks = {"lora": ROWS["lora"] | {"peak_bytes": [2e9] * 3}, "none": ROWS["none"]}
     cuda = measured | {"provenance": PROVENANCE | {"cuda": "12.8"}, "rows": peaks}
