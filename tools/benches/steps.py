@@ -2,15 +2,17 @@
 
 The model has Qwen3-0.6B's layer shapes (hidden 1024, q 1024→2048, v 1024→1024) and random weights. A training step is a
 forward and a backward pass; decoding is one token per row with a key/value cache. All are timed in turn, round after
-round, in alternating order. What misses a goal is profiled afterwards. On CUDA also the peak memory of a step on 768
-tokens a row, with this project's loss.
+round, in alternating order, each between two timings of the reference, since a machine's speed drifts within a round.
+What misses a goal is profiled afterwards. On CUDA also the peak memory of a step on 768 tokens a row, with this
+project's loss.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -28,7 +30,9 @@ REFERENCE = {"train": "lora", "decode": "none"}  # the variant whose time the ra
 GOALS = {"train": 1.05, "decode": 1.05}
 LARGE_BASIS, LARGE_GOALS = 256, {"train": 1.08, "decode": 1.09}  # rank whose bases are 8 % of the layers' products
 PEAK_TOKENS = 768
-Rows = dict[str, dict[str, Any]]  # implementation → its seconds, round by round, by what was timed
+DECODED = 8  # tokens for each training step
+# Implementation → seconds, round by round, of what was timed, and of the reference around it (`train reference`, …)
+Rows = dict[str, dict[str, Any]]
 
 
 def measure(args: Any) -> dict[str, Any]:
@@ -41,49 +45,67 @@ def measure(args: Any) -> dict[str, Any]:
         ways |= ways_to_adapt(name, model, ids)
     rows: Rows = {label: {} for label in ways}
     failed: dict[str, str] = {}
-    for turn in rounds(args.rounds, args.minutes):
-        order = list(rows)
-        for label in reversed(order) if turn % 2 else order:
-            try:
-                with ways[label]():
-                    times = time_both(model, ids, args.repeats)
-            except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-                if "(PEFT)" not in label:
-                    raise
-                failed[label] = str(error).splitlines()[0]
-                del rows[label]
-                continue
-            for what, seconds in times.items():
-                rows[label].setdefault(what, []).append(seconds)
+    with ExitStack() as stack:
+        references = {what: copy.deepcopy(model) for what in REFERENCE}
+        for what, other in references.items():
+            stack.enter_context(ways_to_adapt(REFERENCE[what], other, ids)[REFERENCE[what]]())
+        for turn in rounds(args.rounds, args.minutes):
+            order = list(rows)
+            for label in reversed(order) if turn % 2 else order:
+                try:
+                    with ways[label]():
+                        times = time_all(model, references, ids, args.repeats)
+                except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+                    if "(PEFT)" not in label:
+                        raise
+                    failed[label] = str(error).splitlines()[0]
+                    del rows[label]
+                    continue
+                for what, seconds in times.items():
+                    rows[label].setdefault(what, []).append(seconds)
     return {"dtype": dtype, "rows": rows, "failed": failed, "profiles": profiles(rows, ways, model, ids)}
 
 
 # -- what is timed -----------------------------------------------------------------------------------------------------
-def time_both(model: Any, ids: Any, repeats: int) -> dict[str, float]:
+def time_all(model: Any, references: dict[str, Any], ids: Any, repeats: int) -> dict[str, float]:
     """Seconds of a training step (where anything is trained) and of one decoded token; on CUDA also a peak in bytes."""
-    found, cuda = {}, ids.device.type == "cuda"
+    found: dict[str, float] = {}
     if any(p.requires_grad for p in model.parameters()):
+        cuda = ids.device.type == "cuda"
         train_step(model, ids if cuda else ids[:1, :8])  # what only the first call does
-        found["train"] = _seconds(partial(train_step, model, ids), repeats, ids.device)
+        ours, lora = partial(train_step, model, ids), partial(train_step, references["train"], ids)
+        found["train"], found["train reference"] = _between(ours, lora, repeats, ids.device)
         if cuda:
-            long = ids.repeat(1, PEAK_TOKENS // ids.shape[1])
-            torch.cuda.reset_peak_memory_stats(ids.device)
-            label_loss_sum(model, long, torch.arange(1, long.numel(), device=ids.device)).backward()
-            found["peak_bytes"] = torch.cuda.max_memory_allocated(ids.device)
-            model.zero_grad(set_to_none=True)
-    with decoding(model, ids) as step:
-        found["decode"] = _seconds(step, 8 * repeats, ids.device)
+            found["peak_bytes"] = _peak(model, references, ids)
+    with decoding(model, ids) as own, decoding(references["decode"], ids) as bare:
+        found["decode"], found["decode reference"] = _between(own, bare, DECODED * repeats, ids.device)
     return found
 
 
-def _seconds(step: Callable[[], None], count: int, device: Any) -> float:
-    """Mean of so many steps in a row."""
+def _between(own: Callable[[], None], other: Callable[[], None], count: int, device: Any) -> tuple[float, float]:
+    """Mean seconds of so many steps, and of the reference's, of which one half runs before and one half after."""
 
-    def steps() -> None:
-        for _ in range(count):
-            step()
+    def steps(step: Callable[[], None], times: int) -> float:
+        def run() -> None:
+            for _ in range(times):
+                step()
 
-    return timed(steps, device)[0] / count
+        return timed(run, device)[0]
+
+    half = -(-count // 2)
+    before, middle, after = steps(other, half), steps(own, count), steps(other, half)
+    return middle / count, (before + after) / (2 * half)
+
+
+def _peak(model: Any, references: dict[str, Any], ids: Any) -> float:
+    """Bytes at the height of a step on long rows, without the references' weights."""
+    long = ids.repeat(1, PEAK_TOKENS // ids.shape[1])
+    torch.cuda.reset_peak_memory_stats(ids.device)
+    label_loss_sum(model, long, torch.arange(1, long.numel(), device=ids.device)).backward()
+    peak = torch.cuda.max_memory_allocated(ids.device)
+    model.zero_grad(set_to_none=True)
+    beside = [t for other in references.values() for t in (*other.parameters(), *other.buffers())]
+    return float(peak - sum(t.numel() * t.element_size() for t in beside))
 
 
 def train_step(model: Any, ids: Any) -> None:
@@ -108,11 +130,20 @@ def decoding(model: Any, ids: Any) -> Iterator[Callable[[], None]]:
 
 # -- ratios and goals --------------------------------------------------------------------------------------------------
 def ratio(rows: Rows, label: str, other: str, what: str) -> tuple[float, float, float] | None:
-    """Median, least and largest over the rounds of time / other's time; None where one of the two was not timed."""
-    own, yardstick = (rows.get(name, {}).get(what) for name in (label, other))
-    if own is None or yardstick is None:
+    """Median, least and largest over the rounds of time / other's time; None where one of the two was not timed.
+
+    Both are taken relative to the reference around them.
+    """
+    relative = [
+        [own / reference for own, reference in zip(row[what], row[f"{what} reference"], strict=True)]
+        for row in (rows.get(label, {}), rows.get(other, {}))
+        if what in row
+    ]
+    if len(relative) < 2:
         return None
-    return spread(mine / reference for mine, reference in zip(own, yardstick, strict=True))
+    if other == REFERENCE[what]:
+        return spread(relative[0])
+    return spread(own / theirs for own, theirs in zip(*relative, strict=True))
 
 
 def goal(variant: str, what: str) -> float:
@@ -180,7 +211,8 @@ def page(section: dict[str, Any]) -> str:
         f"{len(rows[REFERENCE['decode']]['decode'])} rounds. {setting(section)}"
         + (f" Peak: of a step on 4 × {PEAK_TOKENS} tokens, with this project's loss." if cuda else ""),
         f"Goals: {train} at most {GOALS['train']} × LoRA's and {decode} at most {GOALS['decode']} × the bare model's "
-        f"(rank {LARGE_BASIS}: {LARGE_GOALS['train']} and {LARGE_GOALS['decode']}); not slower than PEFT's (marked where it is in every round).",
+        f"(rank {LARGE_BASIS}: {LARGE_GOALS['train']} and {LARGE_GOALS['decode']}); not slower than PEFT's "
+        "(marked where it is in every round). Each is timed between two timings of the reference.",
         "\n".join(grid(head, body)),
         _verdict(over, slower),
     ]
