@@ -180,7 +180,8 @@ def page(section: dict[str, Any]) -> str:
         f"{len(rows[REFERENCE['decode']]['decode'])} rounds. {setting(section)}"
         + (f" Peak: of a step on 4 × {PEAK_TOKENS} tokens, with this project's loss." if cuda else ""),
         f"Goals: {train} at most {GOALS['train']} × LoRA's and {decode} at most {GOALS['decode']} × the bare model's "
-        f"(rank {LARGE_BASIS}: {LARGE_GOALS['train']} and {LARGE_GOALS['decode']}); not slower than PEFT's (marked where it is in every round).",
+        f"(rank {LARGE_BASIS}: {LARGE_GOALS['train']} and {LARGE_GOALS['decode']}); not slower than PEFT's "
+        "(marked where it is in every round).",
         "\n".join(grid(head, body)),
         _verdict(over, slower),
     ]
