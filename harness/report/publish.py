@@ -93,7 +93,10 @@ def publish(ids: list[str], runs_dir: str, *, force: bool = False) -> None:
 
 
 def _files(base: Path, name: str) -> dict[str, bytes]:
-    """File name → bytes of what is published of a run. Raises BadInput unless it is a finished run of this very id."""
+    """File name → bytes of what is published of a run, where `base`, a path of this machine, is called `runs`.
+
+    Raises BadInput unless it is a finished run of this very id.
+    """
     where, folder = f"publish={name}", base / name
     if not NAME.fullmatch(name):
         raise refuse("publish", "not a run id", got=name, expected="the name of a folder in runs_dir")
@@ -113,7 +116,7 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
             os.close(handle)
             raise refuse(where, f"{file} is not a regular file of at most {LARGEST_FILE:,} bytes")
         with open(handle, "rb") as opened:
-            contents[file] = opened.read()
+            contents[file] = opened.read().replace(str(base).encode(), b"runs")
     try:
         status = outcome(folder)["status"]
     except FileNotFoundError:

@@ -113,3 +113,14 @@ def test_a_full_disk_leaves_the_readme(local: Path, repository: Path, monkeypatc
 def test_arguments_that_do_not_go_together(words: list[str], line: str) -> None:
     with pytest.raises(BadInput, match=f"^{line}"):
         cost_report.main(words)
+
+
+def test_the_folder_on_this_machine_is_not_published(local: Path, repository: Path) -> None:
+    words = [f"runs_dir={local}", "lr=0.1"]
+    record = GOOD | {"provenance": GOOD["provenance"] | {"argv": words}}
+    (local / ID / "result.json").write_text(json.dumps(record))
+    (local / ID / "config.yaml").write_text(f"runs_dir: {local}\n")
+    publish([ID], str(local))
+    published = repository / "runs" / "published" / ID
+    assert json.loads((published / "result.json").read_text())["provenance"]["argv"] == ["runs_dir=runs", "lr=0.1"]
+    assert (published / "config.yaml").read_text() == "runs_dir: runs\n"
