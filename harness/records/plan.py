@@ -133,7 +133,8 @@ def begin(plan: Plan) -> float:
     Returns the seconds that earlier, interrupted sessions of this run took, up to the last thing they wrote.
     """
     earlier = _seconds_of_session(plan.folder) if plan.action == "resume" else 0.0
-    if plan.folder.exists() and plan.action != "resume":
+    left = any(p.is_file() and p.name != "config.yaml" for p in plan.folder.rglob("*"))  # not by a kill right here
+    if left and plan.action != "resume":
         keep = plan.folder.parent / ".replaced"
         keep.mkdir(exist_ok=True)
         plan.folder.rename(keep / f"{plan.id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")

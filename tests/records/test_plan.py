@@ -167,3 +167,17 @@ def test_unfinished_runs_resume_only_if_they_are_the_same(small_job: Any) -> Non
     begin(plan(job))
     assert (planned.folder / "config.yaml").read_text() == config
     assert len(list((job.runs_dir / ".replaced").iterdir())) == 1
+
+
+def test_a_run_killed_while_it_began_leaves_nothing_to_keep(small_job: Any) -> None:
+    """Another leftover, however small, is kept."""
+    first = plan(small_job())
+    begin(first)
+    (first.folder / "checkpoint" / "started.json").unlink()  # what is written last
+    begin(plan(small_job()))
+    assert not (first.folder.parent / ".replaced").exists()
+    (first.folder / "checkpoint" / "started.json").unlink()
+    (first.folder / "notes.txt").write_text("mine")
+    begin(plan(small_job()))
+    (kept,) = (first.folder.parent / ".replaced").glob("*/notes.txt")
+    assert kept.read_text() == "mine"
