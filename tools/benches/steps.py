@@ -132,10 +132,11 @@ def decoding(model: Any, ids: Any) -> Iterator[Callable[[], None]]:
 def ratio(rows: Rows, label: str, other: str, what: str) -> tuple[float, float, float] | None:
     """Median, least and largest over the rounds of time / other's time; None where one of the two was not timed.
 
-    Both are taken relative to the reference around them.
+    Both are taken relative to the reference around them; where a file is older than that, to the reference's own row.
     """
+    usual = rows.get(REFERENCE[what], {}).get(what, [])
     relative = [
-        [own / reference for own, reference in zip(row[what], row[f"{what} reference"], strict=True)]
+        [own / reference for own, reference in zip(row[what], row.get(f"{what} reference", usual), strict=True)]
         for row in (rows.get(label, {}), rows.get(other, {}))
         if what in row
     ]
@@ -212,7 +213,7 @@ def page(section: dict[str, Any]) -> str:
         + (f" Peak: of a step on 4 × {PEAK_TOKENS} tokens, with this project's loss." if cuda else ""),
         f"Goals: {train} at most {GOALS['train']} × LoRA's and {decode} at most {GOALS['decode']} × the bare model's "
         f"(rank {LARGE_BASIS}: {LARGE_GOALS['train']} and {LARGE_GOALS['decode']}); not slower than PEFT's "
-        "(marked where it is in every round). Each is timed between two timings of the reference.",
+        "(marked where it is in every round).",
         "\n".join(grid(head, body)),
         _verdict(over, slower),
     ]
