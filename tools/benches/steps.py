@@ -134,7 +134,7 @@ def ratio(rows: Rows, label: str, other: str, what: str) -> tuple[float, float, 
 
     Both are taken relative to the reference around them; where a file is older than that, to the reference's own row.
     """
-    usual = rows.get(REFERENCE[what], {}).get(what, [])
+    usual: list[float] = rows.get(REFERENCE[what], {}).get(what, [])
     relative = [
         [own / reference for own, reference in zip(row[what], row.get(f"{what} reference", usual), strict=True)]
         for row in (rows.get(label, {}), rows.get(other, {}))
