@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.arguments import parse
-from harness.files import write_text
 from harness.paths import PUBLISHED, ROOT
+from harness.report.generated import check_unchanged, rewrite
 from tools import _studied as studied
 from tools._studied import NOT_RUN, Studied
 
@@ -32,17 +32,9 @@ class Arguments:
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
     texts = build()
-    changed = [p for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
-    stale = [p for p in sorted(FIGURES.glob("*.svg")) if p not in texts]
-    names = [str(p.relative_to(ROOT)) for p in [*changed, *stale]]
-    if args.check and names:
-        raise SystemExit(f"{', '.join(names)}: not what the records give. Run `make docs`.")
-    for path in changed:
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, texts[path])
-    for path in stale:
-        path.unlink()
-    print("\n".join(f"{name} rebuilt" for name in names) or "docs/findings.md is up to date")
+    if args.check:
+        check_unchanged(texts, "the records give. Run `make docs`.", FIGURES)
+    print("\n".join(rewrite(texts, FIGURES)) or "docs/findings.md is up to date")
 
 
 def build(published: Path = PUBLISHED) -> dict[Path, str]:

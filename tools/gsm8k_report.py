@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.arguments import parse
-from harness.files import write_text
 from harness.paths import ROOT
+from harness.report.generated import check_unchanged, rewrite
 from harness.report.markdown import fill_block, grid
 from tools import bench
 from tools.benches import steps
@@ -44,13 +44,9 @@ class Arguments:
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
     texts = build()
-    changed = [p for p, text in texts.items() if not p.exists() or p.read_text() != text]
-    names = [str(p.relative_to(ROOT)) for p in changed]
-    if args.check and changed:
-        raise SystemExit(f"{', '.join(names)}: not what the JSON files give. Run `make docs`.")
-    for path in changed:
-        write_text(path, texts[path])
-    print("\n".join(f"{name} rebuilt" for name in names) or "all pages are up to date")
+    if args.check:
+        check_unchanged(texts, "the JSON files give. Run `make docs`.")
+    print("\n".join(rewrite(texts)) or "all pages are up to date")
 
 
 def build() -> dict[Path, str]:

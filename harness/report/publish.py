@@ -10,11 +10,11 @@ import pandas as pd
 
 from adapters import atomic_file
 from harness.errors import refuse
-from harness.files import write_text
 from harness.paths import PUBLISHED, ROOT, under_root
 from harness.records.record import FINAL, NAME, one_line
 from harness.records.store import UNREADABLE, outcome, read_records
 from harness.report.build import REPORTS, build, files
+from harness.report.generated import check_unchanged, rewrite
 from harness.report.others import read_peft
 from harness.report.readme import terminal_tables
 from harness.report.table import rows
@@ -27,34 +27,10 @@ LARGEST_FILE = 16_000_000  # bytes; the losses of 100,000 steps
 def rebuild() -> None:
     """Writes README and reports/ from the published records."""
     texts, skipped = build()
-    for path in _write(texts):
-        print(f"{path.relative_to(ROOT)} rebuilt")
-    for path in _stale(texts):
-        path.unlink()
-        print(f"{path.relative_to(ROOT)} removed")
+    for line in rewrite(texts, REPORTS / "plots"):
+        print(line)
     for line in skipped:
         print(f"not counted: {line}")
-
-
-def _write(texts: dict[Path, str]) -> list[Path]:
-    """The files that were not so before. Raises BadInput where one cannot be written; it is then what it was."""
-    changed = [path for path, text in texts.items() if not _holds(path, text)]
-    for path in changed:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, texts[path])
-        except OSError as error:
-            raise refuse(str(path), f"cannot be written ({error.strerror})", remedy="It is unchanged.") from None
-    return changed
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.exists() and path.read_bytes() == text.encode()
-
-
-def _stale(texts: dict[Path, str]) -> list[Path]:
-    """Figures of records that are no longer published."""
-    return sorted(p for p in (REPORTS / "plots").glob("*.svg") if p not in texts)
 
 
 def check() -> None:
@@ -62,10 +38,7 @@ def check() -> None:
     texts, skipped = build()
     for line in skipped:
         print(f"not counted: {line}")
-    different = [p for p, text in texts.items() if not _holds(p, text)] + _stale(texts)
-    if different:
-        names = ", ".join(str(p.relative_to(ROOT)) for p in different)
-        raise SystemExit(f"{names}: not what runs/published gives. Run python cost_report.py and commit.")
+    check_unchanged(texts, "runs/published gives. Run python cost_report.py and commit.", REPORTS / "plots")
     print(f"README.md and reports/ agree with {PUBLISHED.relative_to(ROOT)}")
 
 
@@ -141,6 +114,6 @@ def show(runs_dir: str, compare: str = "") -> None:
         print("no finished runs yet")
         return
     local = REPORTS / "local"
-    _write({local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()})
+    rewrite({local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()})
     print(terminal_tables(shown))
     print(f"Every column and the page: {local} (`make page`, then /local/).")
