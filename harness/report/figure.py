@@ -42,13 +42,21 @@ def accuracy_figure(title: str, part: pd.DataFrame) -> str:
     x = Scale.logarithmic([float(row["params"]) for row in rows], LEFT, RIGHT)
     y = Scale.linear(ends, BOTTOM, TOP)
     at = [(x(float(row["params"])), y(100 * row["accuracy"])) for row in rows]
-    parts = [*_axes(x, y), *_front(rows, x, y), *(_reference(row, y) for row in references)]
+    parts = [
+        *axes(x, y, "trained parameters; dashed: the Pareto front"),
+        *_front(rows, x, y),
+        *(_reference(row, y) for row in references),
+    ]
     parts += [_point(row, *place, y) for row, place in zip(rows, at, strict=True)]
-    parts += _names([full_name(row) for row in rows], at)
-    said = f"{escape(title)}: test accuracy, %, with 95 % intervals; bands: range of seeds"
+    parts += names([full_name(row) for row in rows], at)
+    return figure(f"{title}: test accuracy, %, with 95 % intervals; bands: range of seeds", parts)
+
+
+def figure(title: str, parts: list[str]) -> str:
+    """The whole SVG."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
     ground = f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>'
-    heading = f'<text x="{LEFT}" y="20">{said}</text>'
+    heading = f'<text x="{LEFT}" y="20">{escape(title)}</text>'
     return "\n".join([head, f"<style>{STYLE}\n</style>", ground, heading, *parts, "</svg>", ""])
 
 
@@ -93,13 +101,14 @@ def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") 
     return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _axes(x: Scale, y: Scale) -> list[str]:
+def axes(x: Scale, y: Scale, name: str) -> list[str]:
+    """Both axes with their ticks. name: of the one across."""
     out = [_line("grid", LEFT, y(t), RIGHT, y(t)) for t in y.ticks]
     out += [_text(LEFT - 8, y(t) + 4, f"{t:.0f}", "end", "faint") for t in y.ticks]
-    out += [_text(x(t), BOTTOM + 18, f"{t:,.0f}", "middle", "faint") for t in x.ticks]
+    out += [_text(x(t), BOTTOM + 18, f"{t:,.0f}" if t >= 10 else f"{t:g}", "middle", "faint") for t in x.ticks]
     out += [_line("axis", x(t), BOTTOM, x(t), BOTTOM + 4) for t in x.ticks]
     out.append(_line("axis", LEFT, BOTTOM, RIGHT, BOTTOM))
-    return [*out, _text((LEFT + RIGHT) / 2, HEIGHT - 10.0, "trained parameters; dashed: the Pareto front", "middle")]
+    return [*out, _text((LEFT + RIGHT) / 2, HEIGHT - 10.0, name, "middle")]
 
 
 def _front(rows: list[Row], x: Scale, y: Scale) -> list[str]:
@@ -134,17 +143,17 @@ def _point(row: Row, x: float, at: float, y: Scale) -> str:
     return "".join([*bars, f'<circle class="point" cx="{x}" cy="{at}" r="4.5"/>'])
 
 
-def _names(names: list[str], at: list[tuple[float, float]]) -> list[str]:
+def names(texts: list[str], at: list[tuple[float, float]]) -> list[str]:
     """Labels, and a thin line from each that does not stand beside its point."""
     out = []
-    places = place_labels(at, [EM * len(name) for name in names], (LEFT, TOP, RIGHT, BOTTOM))
-    for name, (x, y), place in zip(names, at, places, strict=True):
+    places = place_labels(at, [EM * len(text) for text in texts], (LEFT, TOP, RIGHT, BOTTOM))
+    for text, (x, y), place in zip(texts, at, places, strict=True):
         if place is None:
             continue
         left = place[0] < x
         if abs(place[1] - y) > ROW / 2:
-            out.append(_line("leader", x, y, place[0] + (EM * len(name) if left else -2), place[1]))
-        out.append(_text(place[0] + EM * len(name) * left, place[1] + 4, name, "end" if left else "start", "name"))
+            out.append(_line("leader", x, y, place[0] + (EM * len(text) if left else -2), place[1]))
+        out.append(_text(place[0] + EM * len(text) * left, place[1] + 4, text, "end" if left else "start", "name"))
     return out
 
 
