@@ -70,7 +70,7 @@ class Batch:
         self.additive = takes_additive_mask(model)
         if graphs and not self.additive:
             raise refuse("eval.graphs", "this model makes its own attention mask", remedy="Use eval.graphs=false.")
-        self.fixed = FixedStep(model, self.cache, device) if graphs else None
+        self.fixed = FixedStep(self._forward, self.cache, device) if graphs else None
         self.align = 1 if device == "cpu" else 8  # columns: CUDA's memory-efficient attention aligns masks to 16 bytes
 
     def admit(self, rows: list[Row]) -> None:

@@ -7,10 +7,9 @@ not, and is captured anew when the buffers move: at a batch's beginning and ever
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.evaluation.kv_cache import KeyValueCache, additive
@@ -22,8 +21,9 @@ class FixedStep:
     The model must take an additive mask, and its forward must not make the host wait.
     """
 
-    def __init__(self, model: Any, cache: KeyValueCache, device: str) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, logits: Callable[..., Float[Tensor, "B V"]], cache: KeyValueCache, device: str) -> None:
+        """logits: of the tokens after ids (B, 1), from an additive mask and positions (B, 1)."""
+        self.logits, self.cache = logits, cache
         slots = cache.window.slots
         self.ids = torch.zeros(slots, dtype=torch.long, device=device)  # the pending tokens, then the next ones
         self.starts = torch.zeros(slots, dtype=torch.long, device=device)  # columns of the buffers
@@ -49,15 +49,8 @@ class FixedStep:
     def forward(self) -> None:
         columns = torch.arange(self.cache.window.columns, device=self.ids.device)
         real = (columns >= self.starts[:, None]) & (columns <= self.place)
-        out = self.model(
-            input_ids=self.ids[:, None],
-            attention_mask=additive(real, self.cache.layers[0].keys.dtype),
-            position_ids=(self.place - self.starts)[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.ids.copy_(out.logits[:, -1].argmax(-1))
+        mask, positions = additive(real, self.cache.layers[0].keys.dtype), (self.place - self.starts)[:, None]
+        self.ids.copy_(self.logits(self.ids[:, None], mask, positions).argmax(-1))
 
 
 def captured(call: Callable[[], None], state: Tensor) -> Callable[[], object]:
