@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.report.readme import terminal_tables
 from harness.report.table import rows
 
 KEPT = ("config.yaml", "metrics.jsonl", "result.json")  # small and enough for every table and plot; the record last
+PLACES = re.compile(rb"""\b(runs|cache)_dir(=|: )(?=['"]?/)[^"\n]*""")  # absolute, in argv and in config.yaml
 LARGEST_FILE = 16_000_000  # bytes; the losses of 100,000 steps
 
 
@@ -66,7 +68,7 @@ def publish(ids: list[str], runs_dir: str, *, force: bool = False) -> None:
 
 
 def _files(base: Path, name: str) -> dict[str, bytes]:
-    """File name → bytes of what is published of a run, where `base`, a path of this machine, is called `runs`.
+    """File name → bytes of what is published of a run: without the folders of this machine that it used.
 
     Raises BadInput unless it is a finished run of this very id.
     """
@@ -89,7 +91,7 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
             os.close(handle)
             raise refuse(where, f"{file} is not a regular file of at most {LARGEST_FILE:,} bytes")
         with open(handle, "rb") as opened:
-            contents[file] = opened.read().replace(str(base).encode(), b"runs")
+            contents[file] = PLACES.sub(_default_place, opened.read())
     try:
         status = outcome(folder)["status"]
     except FileNotFoundError:
@@ -99,6 +101,10 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
     if status not in FINAL:
         raise refuse(where, "not a finished run", got=status, expected="done or diverged")
     return contents
+
+
+def _default_place(found: re.Match[bytes]) -> bytes:
+    return found[1] + b"_dir" + found[2] + {b"runs": b"runs", b"cache": b".cache"}[found[1]]
 
 
 def show(runs_dir: str, compare: str = "") -> None:

@@ -116,11 +116,13 @@ def test_arguments_that_do_not_go_together(words: list[str], line: str) -> None:
 
 
 def test_the_folder_on_this_machine_is_not_published(local: Path, repository: Path) -> None:
-    words = [f"runs_dir={local}", "lr=0.1"]
+    data = local / "train.jsonl"  # says what was trained on, and stays
+    words = [f"runs_dir={local}", "cache_dir='/a b'", "lr=0.1", f"data.train.path={data}"]
     record = GOOD | {"provenance": GOOD["provenance"] | {"argv": words}}
     (local / ID / "result.json").write_text(json.dumps(record))
-    (local / ID / "config.yaml").write_text(f"runs_dir: {local}\n")
+    (local / ID / "config.yaml").write_text(f"runs_dir: {local}\ncache_dir: .other\ndata: {data}\n")
     publish([ID], str(local))
     published = repository / "runs" / "published" / ID
-    assert json.loads((published / "result.json").read_text())["provenance"]["argv"] == ["runs_dir=runs", "lr=0.1"]
-    assert (published / "config.yaml").read_text() == "runs_dir: runs\n"
+    argv = ["runs_dir=runs", "cache_dir=.cache", "lr=0.1", f"data.train.path={data}"]
+    assert json.loads((published / "result.json").read_text())["provenance"]["argv"] == argv
+    assert (published / "config.yaml").read_text() == f"runs_dir: runs\ncache_dir: .other\ndata: {data}\n"
