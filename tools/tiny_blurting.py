@@ -1,8 +1,9 @@
 """How likely the tiny benchmark's model blurts (`#### 35` at once), with each run's adapter and without any.
 
 python -m tools.tiny_blurting
-    runs_dir=runs    where runs with their adapters are
-    questions=200    first validation questions
+    model=models/tiny   folder of the base
+    runs_dir=runs       where runs with their adapters are; those of other bases are left out
+    questions=200       first validation questions
 
 The probability is that of the first token of a blurted answer, averaged over the questions.
 """
@@ -19,6 +20,7 @@ from harness.paths import under_root
 
 @dataclass
 class Arguments:
+    model: str = "models/tiny"
     runs_dir: str = "runs"
     questions: int = 200
 
@@ -29,10 +31,12 @@ def main(argv: list[str]) -> None:
     from harness.data.load import split_questions
     from harness.data.tokenize import prompt_ids
     from harness.inputs.base_model import loaded
+    from harness.inputs.fingerprints import Fingerprinter
     from harness.records.store import read_records
     from tools._shared import job_of
 
-    job = job_of(["benchmark=tiny", "variant=none"])
+    job = job_of(["benchmark=tiny", "variant=none", f"model.id={args.model}"])
+    base = Fingerprinter().of(job)["model"].content
     tokenizer, model = loaded(job)
     texts = [q.text for q in split_questions(job, "valid")[: args.questions]]
     prompts = prompt_ids(job.prompt, texts, tokenizer)
@@ -40,7 +44,7 @@ def main(argv: list[str]) -> None:
     print(f"{blurting(model, prompts, token):.3f}  without an adapter")
     for record in read_records([under_root(args.runs_dir)]).records:
         file = under_root(args.runs_dir) / record["run_id"] / "adapter.safetensors"
-        if record["benchmark"] == "tiny" and record["trainable_params"] and file.is_file():
+        if record["science"]["model"] == base and record["trainable_params"] and file.is_file():
             with ad.load(model, file):
                 print(f"{blurting(model, prompts, token):.3f}  {record['run_id']}", flush=True)
 

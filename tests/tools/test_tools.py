@@ -1,17 +1,24 @@
-"""What holds for every tool, and the tables that tiny_breakdown prints."""
+"""What holds for every tool, and what tiny_breakdown and tiny_blurting print."""
 
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from harness.data.load import split_questions
+from harness.data.tokenize import prompt_ids
+from harness.inputs.base_model import loaded
 from harness.paths import PUBLISHED, ROOT
 from harness.records.store import read_records
+from harness.run import run
 from harness.tiny.problems import test_problems as problems_of_the_test
-from tools import drill, tiny_breakdown
-from tools._shared import variants
+from tools import drill, tiny_blurting, tiny_breakdown
+from tools._shared import job_of, variants
 
 TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if not p.stem.startswith("_"))
 
@@ -70,3 +77,29 @@ def test_families_of_a_run_add_up_to_its_accuracy(capsys: pytest.CaptureFixture[
 def test_breakdown_refuses_a_folder_without_runs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"runs_dir: no finished runs on this benchmark and base, got '.*'\. Run .*"):
         tiny_breakdown.main([f"runs_dir={tmp_path}"])
+
+
+@pytest.mark.slow
+def test_blurting_of_a_base_and_of_its_own_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"runs_dir={tmp_path}", f"cache_dir={tmp_path / 'cache'}", "threads=1", "steps=1", "eval.limit=2"]
+    job = job_of(["benchmark=tiny", "variant=ia3", *words])
+    run(job)
+    capsys.readouterr()
+    tiny_blurting.main([f"runs_dir={tmp_path}", "questions=2"])
+    base, adapted = (line.split("  ") for line in capsys.readouterr().out.splitlines())
+    assert base[1] == "without an adapter"
+    assert adapted[1].startswith("tiny-tiny__ia3")
+
+    tokenizer, model = loaded(job)
+    prompts = prompt_ids(job.prompt, [q.text for q in split_questions(job, "valid")], tokenizer)
+    hashes = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" #### 1")[0])
+    with torch.no_grad():
+        each = [model(torch.tensor([p])).logits[0, -1].double().exp() for p in prompts]
+    assert float(base[0]) == pytest.approx(sum(float(e[hashes] / e.sum()) for e in each) / len(each), abs=6e-4)
+
+    other = shutil.copytree(ROOT / "models" / "tiny", tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 1.1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    tiny_blurting.main([f"model={other}", f"runs_dir={tmp_path}", "questions=2"])
+    assert len(capsys.readouterr().out.splitlines()) == 1
