@@ -82,7 +82,7 @@ probe: setup ## every variant on a real model, reloaded in a fresh process: make
 	$(BIN)/python -m tools.probe_model model=$(or $(MODEL),tiny)
 
 # Each tool keeps its section of reports/bench.json where that is up to date.
-bench: $(VENV)/.test ## speed beside PEFT's, compile, launches: reports/bench.md (25 minutes on two idle cores; again: ARGS=force=true)
+bench: $(VENV)/.test ## speed beside PEFT's, compile, launches: reports/bench.md (about 40 minutes on two idle cores; again: ARGS=force=true)
 	for section in "steps float32" "steps bfloat16" "end to end" compile simulated; do \
 		$(BIN)/python -W ignore -m tools.bench section="$$section" $(ARGS) || exit; done
 	$(BIN)/python -m tools.gsm8k_report

@@ -10,7 +10,7 @@ python -m tools.bench section=<name>
 Sizes of the two `steps` sections:
     layers=4 vocabulary=8192
     tokens=128          per row of a training batch of four rows
-    rounds=9 minutes=4  at most so many rounds; none begins after so many minutes
+    rounds=9 minutes=12 at most so many rounds; none begins after so many minutes
     repeats=1           steps timed in a row (for decoding eight times as many)
 """
 
@@ -46,7 +46,7 @@ class Arguments:
     vocabulary: int = 8192
     tokens: int = 128
     rounds: int = 9
-    minutes: int = 4
+    minutes: int = 12
     repeats: int = 1
 
 

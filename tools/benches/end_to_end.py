@@ -20,7 +20,7 @@ import torch
 import adapters as ad
 from harness.data.batches import pad_id
 from harness.data.load import load_data
-from harness.data.tokenize import prompt_of
+from harness.data.tokenize import prompt_ids, prompt_of
 from harness.evaluation.generate import eos_ids, generate
 from harness.evaluation.metrics import metrics
 from harness.evaluation.predict import predict
@@ -59,6 +59,8 @@ class Contest:
         self.tokenizer, self.model = loaded(self.job)
         self.data, self.pad = load_data(self.job, self.tokenizer, Fingerprinter().of(self.job)), pad_id(self.tokenizer)
         self.base = copy.deepcopy(self.model)  # PEFT's
+        self.texts = [prompt_of(self.job.prompt, q.text) for q in self.data.test]
+        self.prompts = prompt_ids(self.job.prompt, [q.text for q in self.data.test], self.tokenizer)
 
     def measure(self) -> dict[str, Any]:
         """rounds: what was timed → ours and the plain loop's tokens/s or seconds.
@@ -115,34 +117,34 @@ class Contest:
         return peft.PeftModel.from_pretrained(copy.deepcopy(self.base), self.folder / "peft")
 
     def answer_plain(self, model: Any, limit: int) -> tuple[float, list[str]]:
-        prompts = [prompt_of(self.job.prompt, q.text) for q in self.data.test]
-        return timed(lambda: _plain.answer(model, self.tokenizer, prompts, max_new_tokens=limit))
+        return timed(lambda: _plain.answer(model, self.tokenizer, self.texts, max_new_tokens=limit))
 
     # -- lengths as of GSM8K -------------------------------------------------------------------------------------------
     def answer_long(self) -> tuple[float, list[str]]:
         """Seconds and texts. `predict` would stop at the scorer's marker; shortest prompts come first, as there."""
-        prompts = [self.tokenizer(prompt_of(self.job.prompt, q.text))["input_ids"] for q in self.data.test]
-        turns = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+        turns = sorted(range(len(self.prompts)), key=lambda n: len(self.prompts[n]))
+        ordered = [self.prompts[n] for n in turns]
         settings: Any = {"eos": eos_ids(self.model, self.tokenizer), "pad": self.pad, "complete": lambda tokens: False}
         settings |= {"batch_size": self.job.eval_batch_size, "max_new_tokens": LONGEST}
-        with ad.load(self.model, self.folder / "adapter.safetensors"), self.ends(self.model, prompts):
-            seconds, answers = timed(lambda: generate(self.model, [prompts[n] for n in turns], **settings))
+        with ad.load(self.model, self.folder / "adapter.safetensors"), self.ends(self.model):
+            seconds, answers = timed(lambda: generate(self.model, ordered, **settings))
         texts = dict(zip(turns, self.tokenizer.batch_decode([a.tokens for a in answers]), strict=True))
-        return seconds, [texts[n] for n in range(len(prompts))]
+        return seconds, [texts[n] for n in range(len(texts))]
 
     def answer_long_plain(self) -> tuple[float, list[str]]:
         model = self.peft()
-        prompts = [self.tokenizer(prompt_of(self.job.prompt, q.text))["input_ids"] for q in self.data.test]
-        with self.ends(model.get_base_model(), prompts):
+        with self.ends(model.get_base_model()):
             return self.answer_plain(model, LONGEST)
 
-    def ends(self, model: Any, prompts: list[list[int]]) -> Any:
+    def ends(self, model: Any) -> Any:
         """A hook that decides where texts end: by the token and its place alone, so alike in any batch.
 
         The chance of an end at each place gives lengths of the distribution LENGTHS.
         """
         eos, places = self.tokenizer.eos_token_id, model.config.max_position_embeddings
-        usual = sum(map(len, prompts)) / len(prompts)  # of a prompt: places are counted from the prompt's start
+        usual = sum(map(len, self.prompts)) / len(
+            self.prompts
+        )  # of a prompt: places are counted from the prompt's start
         alive = [1 - LENGTHS.cdf(math.log(max(1.0, place - usual))) for place in range(places + 1)]
         chance = torch.tensor([1 - b / a if a > 1e-9 else 1.0 for a, b in pairwise(alive)])
         draw = torch.rand(model.config.vocab_size, places, generator=torch.Generator().manual_seed(0))
