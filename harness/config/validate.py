@@ -166,7 +166,8 @@ def _graphs(c: dict[str, Any]) -> bool:
     """Raises BadInput where decoding cannot be captured in CUDA graphs."""
     graphs: bool = c["eval"]["graphs"]
     if graphs and (not usable_device(c["device"]).startswith("cuda") or c["quantization"]["name"] == "8bit"):
-        what, got = "needs a CUDA device and a base that is not 8-bit", f"{c['device']}, {c['quantization']['name']}"
+        what = "needs a CUDA device and a base that is not 8-bit"
+        got = f"device={c['device']} quantization={c['quantization']['name']}"
         raise refuse("eval.graphs", what, got=got, remedy="Drop eval.graphs=true.")
     return graphs
 
