@@ -18,8 +18,7 @@ import adapters as ad
 from adapters._checkpoint import bilinear_probes
 from adapters._weights import dense_weight
 from harness.data.tokenize import Example
-from harness.evaluation import kv_cache
-from harness.evaluation.generate import CHECK_EVERY, generate
+from harness.evaluation.generate import generate
 from harness.inputs.base_model import gradient_checkpointing
 from harness.training.loop import optimizer_step
 from harness.training.masters import Masters
@@ -67,8 +66,7 @@ def test_life(name: str, settings: dict[str, Any], quantization: str, dtype: tor
         for site in handle.sites.values():
             bilinear_probes(site, dense_weight(site.layer))
         meter.reset()
-        rows = 2 if dtype == torch.float32 else 3  # in fp32 the third prompt waits for a place
-        limits: Any = {"batch_size": rows, "max_new_tokens": 2, "complete": lambda tokens: False}
+        limits: Any = {"batch_size": 2, "max_new_tokens": 2, "complete": lambda tokens: False}
         assert len(generate(model, [[1, 2], [1, 2, 3], [4]], eos={511}, pad=0, device=DEVICE, **limits)) == 3
         assert [w for w in meter.waits if f"@ {DECODING}" not in w and OUTLIERS not in w] == []
         assert dict(meter.fp64) == {}
@@ -77,22 +75,18 @@ def test_life(name: str, settings: dict[str, Any], quantization: str, dtype: tor
         assert [n for n, t in tensors(model) if t.device.type != DEVICE] == []
 
 
-def test_decoding_waits_once_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between looks at the texts there is one wait per token, where tokens are read, while the cache grows."""
-    monkeypatch.setattr(kv_cache, "STEP", CHECK_EVERY)
-    waits = {}
+def test_decoding_waits_once_per_token() -> None:
+    """70 tokens more are 70 waits more, all where the tokens are read, while the cache grows."""
+    waits = []
     with simulated() as meter, base("none", torch.bfloat16) as model:
-
-        def complete(tokens: list[int]) -> bool:
-            waits[len(tokens)] = meter.waits.copy()
-            return False
-
-        limits: Any = {"batch_size": 2, "max_new_tokens": 5 * CHECK_EVERY, "complete": complete}
-        generate(model, [[1, 2], [1, 2, 3]], eos={511}, pad=0, device=DEVICE, **limits)
-    assert len(waits) == 5
-    for fewer, more in pairwise(waits.values()):
+        for tokens in (2, 72, 142):
+            meter.reset()
+            limits: Any = {"batch_size": 2, "max_new_tokens": tokens, "complete": lambda tokens: False}
+            generate(model, [[1, 2], [1, 2, 3]], eos={511}, pad=0, device=DEVICE, **limits)
+            waits.append(meter.waits)
+    for fewer, more in pairwise(waits):
         ((line, count),) = (more - fewer).items()
-        assert count == CHECK_EVERY
+        assert count == 70
         assert line.startswith(f"tolist @ {DECODING}")
 
 
