@@ -32,7 +32,8 @@ def integer(where: str, value: Any, *, lo: int, hi: int | None = None, optional:
     if type(value) is not int or value < lo or (hi is not None and value > hi):
         limit = f" and <= {hi}" if hi is not None else ""
         expected = f"an integer >= {lo}{limit}{', or null' if optional else ''}"
-        raise refuse(where, "out of range", got=value, expected=expected)
+        reason = "out of range" if type(value) is int else "not an integer"
+        raise refuse(where, reason, got=value, expected=expected)
     return value
 
 
@@ -43,5 +44,6 @@ def number(
     if type(value) not in (int, float) or not (lo <= value <= hi and value > above):  # also for NaN
         bounds = {">=": lo, ">": above, "and <=": hi}
         given = [f"{sign} {bound:g}" for sign, bound in bounds.items() if abs(bound) < sys.float_info.max]
-        raise refuse(where, "out of range", got=value, expected=" ".join(["a finite number", *given]))
+        reason = "out of range" if type(value) in (int, float) else "not a number"
+        raise refuse(where, reason, got=value, expected=" ".join(["a finite number", *given]))
     return float(value)

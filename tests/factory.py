@@ -14,7 +14,7 @@ import numpy as np
 from harness.evaluation.metrics import to_bits, to_nats
 from harness.hashing import sha256
 from harness.records.record import SCHEMA_VERSION
-from harness.report.names import usual_protocol
+from harness.report.names import usual_adapter, usual_protocol
 from harness.tiny.problems import PROMPT
 
 SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": PROMPT, "valid_size": 500}
@@ -36,15 +36,17 @@ def record(
     model: str = "tiny",
     quantization: str = "none",
     peak: str = "peak_rss_gb",
-    rank: int = 8,
+    rank: int | None = None,
     right: list[bool] | None = None,
     **science: Any,
 ) -> dict[str, Any]:
     """skill: logits above a coin's. Questions and validation questions are the same for every record of one `asked`.
 
     right: which test questions were answered correctly, instead of drawing them.
+    rank: the variant's own unless given.
     """
     trained = lr is not None
+    rank = usual_adapter(variant, "tiny").get("r", 8) if rank is None else rank
     name = (
         f"tiny-{model}__{variant}__r{rank}__lr{lr:g}__{quantization}__s{STEPS}"
         if trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.report.figure import BOTTOM, LEFT, RIGHT, TOP, Scale, axes, figure, names
 
@@ -11,20 +11,31 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """points: (x above 0, accuracy in percent), joined by a line in this order. The name stands at the highest."""
+    """points: (x above 0, y in percent or points), joined by a line in this order. The name stands at the highest.
+
+    band: (low, high) at each point, drawn as an area. A line without a name is thin.
+    """
 
     name: str
     points: list[Place]
+    band: list[tuple[float, float]] = field(default_factory=list)
 
 
 def chart(title: str, axis: str, series: list[Series]) -> str:
     """The same bytes from the same numbers."""
     x = Scale.logarithmic([p[0] for s in series for p in s.points], LEFT, RIGHT)
-    y = Scale.linear([p[1] for s in series for p in s.points], BOTTOM, TOP)
-    lines = [[(x(a), y(b)) for a, b in s.points] for s in series]
+    y = Scale.linear([v for s in series for v in (*(p[1] for p in s.points), *sum(s.band, ()))], BOTTOM, TOP)
     parts = axes(x, y, axis)
-    for line in lines:
-        path = " ".join(f"{a},{b}" for a, b in line)
-        parts.append(f'<polyline class="interval" fill="none" points="{path}"/>')
-        parts += [f'<circle class="point" cx="{a}" cy="{b}" r="3.5"/>' for a, b in line]
-    return figure(title, parts + names([s.name for s in series], [min(line, key=lambda p: p[1]) for line in lines]))
+    for s in series:
+        across = [x(a) for a, _ in s.points]
+        if s.band:
+            there, back = ([f"{a},{y(ends[n])}" for a, ends in zip(across, s.band, strict=True)] for n in (0, 1))
+            parts.append(f'<polygon class="band" points="{" ".join(there + back[::-1])}"/>')
+        line = [f"{a},{y(b)}" for a, (_, b) in zip(across, s.points, strict=True)]
+        parts.append(f'<polyline class="{"line" if s.name else "interval"}" fill="none" points="{" ".join(line)}"/>')
+        if s.name:
+            marks = (place.split(",") for place in line)
+            parts += [f'<circle class="point" cx="{a}" cy="{b}" r="3.5"/>' for a, b in marks]
+    named = [s for s in series if s.name]
+    highest = [max(s.points, key=lambda p: p[1]) for s in named]
+    return figure(title, parts + names([s.name for s in named], [(x(a), y(b)) for a, b in highest]))

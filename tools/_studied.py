@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, median
@@ -27,6 +28,7 @@ from tools.study import by_response_loss
 NOT_RUN = "Not run yet (`make study`)."
 DENSE, LOW_RANK = "antipasto_arrow", "antipasto_dplr"
 NEAR = 0.06  # relative difference of the trained numbers of a pair of nearly equal size
+RATES_BESIDE = {-1.0: "a tenth", -0.5: "a third", 0.5: "three times", 1.0: "ten times"}  # log₁₀ of the factor
 CLOSE = 0.02  # of validation accuracy: about its standard error
 
 
@@ -54,7 +56,7 @@ class Studied:
     @cached_property
     def usual(self) -> list[Curve]:
         """Those at the variant's own settings."""
-        return [c for c in self.curves if c.chosen.label == c.chosen.first["variant"]]
+        return [c for c in self.curves if c.chosen.own_settings]
 
     @cached_property
     def floor(self) -> float:
@@ -70,6 +72,11 @@ def accuracy(cell: Cell) -> float:
 def response_loss(cell: Cell) -> float:
     """Nats per token, mean over the seeds; NaN where the cell has none."""
     return float(cell.responses.nats.mean() * cell.responses.per_token) if cell.responses else float("nan")
+
+
+def trained(cell: Cell) -> int:
+    """How many numbers it trains."""
+    return cell.first["trainable_params"] or 0
 
 
 def linked(cell: Cell) -> str:
@@ -147,22 +154,25 @@ def rates(found: Studied) -> tuple[str, str]:
     if not used:
         return "", ""
     body, series = [], []
+    beside: dict[float, list[float]] = {}  # the rate ÷ the best one, to the next half decade → points below
     for c in used:
         tried = sorted(c.points.values(), key=lambda p: p.lr)
-        good = [f"{p.lr:g}" for p in tried if p.valid >= max(q.valid for q in tried) - CLOSE]
+        best = max(tried, key=lambda p: p.valid)
+        good = [f"{p.lr:g}" for p in tried if p.valid >= best.valid - CLOSE]
         usual = usual_lr(c.chosen.first["variant"], "tiny")
-        body.append(
-            [
-                linked(c.chosen),
-                f"{usual:g}",
-                f"{c.chosen.first['lr']:g}",
-                ", ".join(good),
-                f"{tried[0].lr:g} to {tried[-1].lr:g}",
-            ]
-        )
-        series.append(Series(c.chosen.label, [(p.lr, 100 * p.valid) for p in tried]))
+        span = f"{tried[0].lr:g} to {tried[-1].lr:g}"
+        body.append([linked(c.chosen), f"{usual:g}", f"{c.chosen.first['lr']:g}", ", ".join(good), span])
+        below = [(p.lr / best.lr, 100 * (p.valid - best.valid)) for p in tried]
+        series.append(Series("", below))
+        for factor, points_ in below:
+            beside.setdefault(round(2 * math.log10(factor)) / 2, []).append(points_)
+    often = {10**e: median(below) for e, below in sorted(beside.items()) if len(below) > len(used) / 2}
+    lost = [f"{-often[10**e]:.1f} at {word}" for e, word in RATES_BESIDE.items() if 10**e in often]
     head = ["adapter", "default", "best", "within 2 points of the best", "tried"]
-    return "\n".join(grid(head, body)), chart("Validation accuracy, %", "learning rate", series)
+    text = f"Median loss of points against the best rate: {', '.join(lost)} of it.\n\n" if lost else ""
+    series.append(Series("median", list(often.items())))
+    figure = chart("Validation accuracy minus that at the best rate, points", "rate ÷ best rate", series)
+    return text + "\n".join(grid(head, body)), figure
 
 
 def cores(found: Studied, norms: dict[str, Any]) -> str:
@@ -170,16 +180,16 @@ def cores(found: Studied, norms: dict[str, Any]) -> str:
     pairs = []
     for low in (c.chosen for c in found.curves if c.chosen.first["variant"] == LOW_RANK):
         dense = [c.chosen for c in found.curves if c.chosen.first["variant"] == DENSE]
-        near = min(dense, key=lambda d: abs(_size(d) / _size(low) - 1), default=None)
-        if near is not None and abs(_size(near) / _size(low) - 1) <= NEAR:
+        near = min(dense, key=lambda d: abs(trained(d) / trained(low) - 1), default=None)
+        if near is not None and abs(trained(near) / trained(low) - 1) <= NEAR:
             pairs.append((near, low))
     if len(pairs) < 2:
         return ""
     body = []
-    for block, low in sorted(pairs, key=lambda pair: _size(pair[1])):
+    for block, low in sorted(pairs, key=lambda pair: trained(pair[1])):
         sides = [f"{linked(c)}, lr {c.first['lr']:g}: {100 * accuracy(c):.1f}" for c in (block, low)]
         difference = points(estimate(low.right, block.right))
-        body.append([f"{_size(block):,} / {_size(low):,}", *sides, difference])
+        body.append([f"{trained(block):,} / {trained(low):,}", *sides, difference])
     head = ["trained numbers", "dense block, accuracy %", "low-rank core, accuracy %", "core − block, points"]
     return "\n".join(grid(head, body)) + "\n\n" + _moved(found, norms)
 
@@ -203,10 +213,6 @@ def _moved(found: Studied, norms: dict[str, Any]) -> str:
     return "\n".join(grid(head, body)) + "\n\n" + note
 
 
-def _size(cell: Cell) -> int:
-    return cell.first["trainable_params"] or 0
-
-
 def _median(values: list[float]) -> str:
     return f"{median(values):.3g}" if values else "–"
 
@@ -216,7 +222,7 @@ def sizes(found: Studied) -> tuple[str, str]:
     by_variant: dict[str, list[Cell]] = {}
     for c in found.curves:
         by_variant.setdefault(c.chosen.first["variant"], []).append(c.chosen)
-    shown = {v: sorted(own, key=_size) for v, own in by_variant.items() if len({_size(c) for c in own}) >= 3}
+    shown = {v: sorted(own, key=trained) for v, own in by_variant.items() if len({trained(c) for c in own}) >= 3}
     if not shown:
         return "", ""
     lines = []
@@ -224,19 +230,26 @@ def sizes(found: Studied) -> tuple[str, str]:
         best = max(own, key=accuracy)
         enough = next(c for c in own if accuracy(c) >= accuracy(best) - CLOSE)
         lines.append(
-            f"* `{variant}`, {len(own)} sizes: best {linked(best)} {100 * accuracy(best):.1f} % with {_size(best):,} "
-            f"trained numbers; the smallest within 2 points is {linked(enough)} with {_size(enough):,}."
+            f"* `{variant}`, {len(own)} sizes: best {linked(best)} {100 * accuracy(best):.1f} % with {trained(best):,} "
+            f"trained numbers; the smallest within 2 points is {linked(enough)} with {trained(enough):,}."
         )
-    series = [Series(v, [(float(_size(c)), 100 * accuracy(c)) for c in own]) for v, own in sorted(shown.items())]
+    series = [
+        Series(v, [(float(trained(c)), 100 * accuracy(c)) for c in own], [_seeds(c) for c in own])
+        for v, own in sorted(shown.items())
+    ]
     return "\n".join(lines), chart("Test accuracy, %", "trained parameters", series)
+
+
+def _seeds(cell: Cell) -> tuple[float, float]:
+    """Accuracy in percent of the worst and of the best seed."""
+    by_seed = 100 * cell.right.mean(axis=1)
+    return float(by_seed.min()), float(by_seed.max())
 
 
 def quantized(found: Studied) -> str:
     """Accuracy on an 8-bit and a 4-bit base minus that on the plain one, at the same learning rate."""
     done = {
-        (c.first["variant"], c.first["quantization"], c.first["lr"]): c
-        for c in found.main
-        if c.done and c.label == c.first["variant"]
+        (c.first["variant"], c.first["quantization"], c.first["lr"]): c for c in found.main if c.done and c.own_settings
     }
     bases = sorted({quantization for _, quantization, _ in done} - {"none"}, reverse=True)
     pairs = [(c, done[v, "none", lr]) for (v, q, lr), c in done.items() if q != "none" and (v, "none", lr) in done]

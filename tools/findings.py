@@ -19,6 +19,7 @@ from harness.cli.arguments import parse
 from harness.paths import PUBLISHED, ROOT
 from harness.report.generated import check_unchanged, rewrite
 from tools import _studied as studied
+from tools._budgets import budgets
 from tools._studied import NOT_RUN, Studied
 
 PAGE, FIGURES, NORMS = ROOT / "docs" / "findings.md", ROOT / "docs" / "figures", ROOT / "reports" / "update_norms.json"
@@ -40,11 +41,14 @@ def main(argv: list[str]) -> None:
 def build(published: Path = PUBLISHED) -> dict[Path, str]:
     """Path → text of the page and its figures; writes nothing."""
     from harness.records.store import read_records
+    from harness.report.build import SIMULATED
     from harness.report.markdown import fill_block
+    from harness.report.points import launches
 
     found = Studied(read_records([published]).records)
     norms: dict[str, Any] = json.loads(NORMS.read_text()) if NORMS.exists() else {}
     blocks: dict[str, Callable[[], tuple[str, str]]] = {
+        "budgets": lambda: (budgets(found, launches(SIMULATED)), ""),
         "loss": lambda: studied.loss(found),
         "levels": lambda: (studied.levels(found), ""),
         "rates": lambda: studied.rates(found),

@@ -44,10 +44,13 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
     """Name → text of the long tables, the page and the figures. folders: where the rows' metrics.jsonl lie."""
     able, published, counted = capabilities(), references(REFERENCE), launches(SIMULATED)
     parts = by_section(frame)
-    sets = [
-        {"title": title, "note": "", "points": row_points(part, losses(part, folders), counted)}
-        for title, part in parts.items()
-    ]
+    order = list(parts)
+    sets = []
+    for n, (title, part) in enumerate(parts.items()):
+        within = part["within"].iloc[0]  # the set with its baseline
+        base = order.index(within) if within in order else n
+        points = row_points(part, losses(part, folders), counted)
+        sets.append({"title": title, "note": "", "base": base, "points": points})
     sets += [{"title": r.title, "note": f"{r.title}: {NOT_COMPARABLE}", "points": r.points} for r in published]
     figures = {_plot(title): svg for title, part in parts.items() if (svg := accuracy_figure(title, part))}
     return figures | {

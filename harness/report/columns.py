@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 import adapters as ad
+from harness.report.names import roles
 from harness.report.stats import RESAMPLES
 
 Row = Any  # a pandas row of harness.report.table.rows
@@ -67,7 +68,7 @@ def _baseline(part: pd.DataFrame) -> tuple[str | None, str]:
     """The baseline's cell and variant in these rows."""
     baseline = next((b for b in part["baseline"] if known(b)), None)
     base = part.loc[part["cell"] == baseline, "variant"]
-    return baseline, str(base.iloc[0]) if len(base) else "the baseline"
+    return baseline, str(base.iloc[0]) if len(base) else roles().baseline if baseline else "the baseline"
 
 
 def _difference(head: str, baseline: str | None, *, p: bool) -> Column:

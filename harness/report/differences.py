@@ -11,16 +11,23 @@ from harness.report.stats import ALPHA, detectable, estimate, holm, mcnemar
 
 
 def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
-    """What a cell is compared with: the baseline in the same quantization, the best on validation if there are more."""
+    """What a cell is compared with: the baseline in the same quantization, if possible with its own settings.
+
+    If there are several others, the best on validation.
+    """
     wanted = (role, cell.first["quantization"])
     same = [c for c in chosen if (c.first["variant"], c.first["quantization"]) == wanted and c.done]
-    return max(same, key=lambda c: (np.mean(list(c.validation.values())), c.name), default=None)
+    worth = lambda c: (c.own_settings, np.mean(list(c.validation.values())), c.name)
+    return max(same, key=worth, default=None)
 
 
-def differences(chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
-    """Cell → its difference to the baseline. p_holm: over all of these; clear: that, with both arms' seeds measured."""
+def differences(shown: list[Cell], chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
+    """Cell of `shown` → its difference to the baseline among `chosen`.
+
+    p_holm: over all of these. clear: that, with both arms' seeds measured.
+    """
     out: dict[str, dict[str, Any]] = {}
-    for cell in chosen:
+    for cell in shown:
         base = baseline_of(cell, chosen, role)
         if base is None or base is cell or not cell.done:
             continue
@@ -53,18 +60,16 @@ def _response_difference(cell: Cell, base: Cell) -> dict[str, float]:
     return {name: value * own.per_token for name, value in zip(names, (e.value, e.low, e.high), strict=True)}
 
 
-def pairs(chosen: list[Cell], role: str) -> list[dict[str, Any]]:
-    """Exact McNemar for every run beside the baseline's run with the same seed."""
-    out = []
-    for cell in chosen:
-        base = baseline_of(cell, chosen, role)
-        if base is None or base is cell:
-            continue
-        of_seed = {r["seed"]: (r, right) for r, right in zip(base.done, base.right, strict=True)}
-        for run, right in zip(cell.done, cell.right, strict=True):
-            if run["seed"] in of_seed:
-                other, other_right = of_seed[run["seed"]]
-                only, only_base, p = mcnemar(right, other_right)
-                row = {"run": run["run_id"], "baseline_run": other["run_id"]}
-                out.append(row | {"only_run_right": only, "only_baseline_right": only_base, "p": p})
+def pairs(cell: Cell, chosen: list[Cell], role: str) -> list[dict[str, Any]]:
+    """Exact McNemar for every run of a cell beside the baseline's run with the same seed."""
+    base, out = baseline_of(cell, chosen, role), []
+    if base is None or base is cell:
+        return []
+    of_seed = {r["seed"]: (r, right) for r, right in zip(base.done, base.right, strict=True)}
+    for run, right in zip(cell.done, cell.right, strict=True):
+        if run["seed"] in of_seed:
+            other, other_right = of_seed[run["seed"]]
+            only, only_base, p = mcnemar(right, other_right)
+            row = {"run": run["run_id"], "baseline_run": other["run_id"]}
+            out.append(row | {"only_run_right": only, "only_baseline_right": only_base, "p": p})
     return out

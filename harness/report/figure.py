@@ -23,9 +23,12 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 .paper { fill: #fff } .faint { fill: #666 } .grid { stroke: #e4e4e4 } .axis, .leader { stroke: #999; fill: none }
 .front { stroke: #666; stroke-dasharray: 5 4; fill: none } .reference { stroke: #d55e00; stroke-dasharray: 2 3 }
 .interval { stroke: #0072b2; stroke-opacity: .45 } .seeds { stroke: #0072b2; stroke-width: 7; stroke-opacity: .25 }
-.point { fill: #0072b2 } .name { paint-order: stroke; stroke: #fff; stroke-width: 3px; stroke-linejoin: round }
+.point, .band { fill: #0072b2 } .band { fill-opacity: .15 }
+.line { stroke: #0072b2; stroke-width: 1.5 }
+.name { paint-order: stroke; stroke: #fff; stroke-width: 3px; stroke-linejoin: round }
 @media (prefers-color-scheme: dark) { text { fill: #e6e6e6 } .paper { fill: #16181b } .faint { fill: #a0a0a0 }
-  .grid { stroke: #2c2f34 } .front { stroke: #a0a0a0 } .interval, .seeds { stroke: #56b4e9 } .point { fill: #56b4e9 }
+  .grid { stroke: #2c2f34 } .front { stroke: #a0a0a0 } .interval, .seeds { stroke: #56b4e9 }
+  .line { stroke: #56b4e9 } .point, .band { fill: #56b4e9 }
   .name { stroke: #16181b } }"""
 
 

@@ -54,7 +54,8 @@ def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     section = one_line(f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps")
     row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED, "run", "lora_rank", "valid_common"])
     row |= dict.fromkeys(("main", "edge"), False) | dict.fromkeys(("diverged", "curve_diverged", "valid_seeds"), 0)
-    row |= dict.fromkeys(("failed", "curve_failed"), int(not done)) | dict.fromkeys(("setting", "section"), section)
+    row |= dict.fromkeys(("failed", "curve_failed"), int(not done))
+    row |= dict.fromkeys(("setting", "section", "within"), section)
     row |= dict.fromkeys(("cell", "curve"), one_line(name)) | {
         "variant": one_line(variant),
         "name": one_line(variant if name == variant.replace("/", "--") else f"{variant} ({name})"),

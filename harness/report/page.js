@@ -193,7 +193,8 @@ function caption(shown, marks, label, counted) {
 // -- curves -----------------------------------------------------------------------------------------------------------
 const pointFor = (set, id) => points.find(p => p.set === set && p.id === id);
 const pointOf = row => pointFor(sections.indexOf(row.closest("section")), row.dataset.id) ?? {reference: true};
-const baselineOf = p => points.find(other => other.set === p.set && other.baseline);
+const baselineIn = set => points.find(p => p.set === set && p.baseline);
+const baselineOf = p => baselineIn(p.set) ?? baselineIn(sets[p.set].base);
 function lossBeside(p) {
   const base = new Map(baselineOf(p)?.loss);
   return (p.loss ?? []).filter(([step]) => base.has(step)).map(([step, loss]) => [step, loss - base.get(step)]);
@@ -236,7 +237,7 @@ function select(p) {
 }
 function addSparklines(section, n) {
   if (!sets[n].points.some(p => p.rates || p.loss)) return;
-  const variant = section.querySelector("th"), size = {width: 90, height: 26}, base = sets[n].points.find(p => p.baseline);
+  const variant = section.querySelector("th"), size = {width: 90, height: 26}, base = baselineOf({set: n});
   for (const title of [base ? `loss − ${base.name}'s` : "loss", "learning rates"])
     variant.after(Object.assign(document.createElement("th"), {textContent: title, scope: "col"}));
   for (const row of section.querySelectorAll("tr[data-id]")) {

@@ -109,7 +109,7 @@ def terminal_tables(frame: pd.DataFrame) -> str:
     """The short tables as plain text; sections with other settings, smoke runs among them, apart and last."""
     mains = dict(main_sections(frame))
     others = [_section(title, part) for title, part in by_section(frame).items() if title not in mains]
-    apart = ["== Other settings; not comparable with the tables above =="] * bool(others)
+    apart = ["== Other settings; compare within a table =="] * bool(others)
     return "\n\n".join([*(_section(*main) for main in mains.items()), *apart, *others]) + "\n"
 
 

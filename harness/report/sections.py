@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.evaluation.metrics import from_bits, from_nats
 from harness.records.choose_lr import validation
-from harness.records.record import Record
+from harness.records.record import Record, one_line
 from harness.report.names import changes, known_settings, row_name, setting_name, usual_protocol
 from harness.report.stats import Right
 
@@ -86,6 +86,10 @@ class Cell:
         return row_name(self.first["variant"], self.first["benchmark"], self.first["science"])
 
     @property
+    def own_settings(self) -> bool:
+        return self.label == self.first["variant"]
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """Everything but the variant that decides a result: data, prompt, steps, batch size, weight decay, …"""
         science = self.first["science"]
@@ -137,6 +141,19 @@ class Section:
         if cell.trained:
             return cell.protocol == self.protocol
         return all(cell.protocol[k] == self.protocol[k] for k in cell.protocol.keys() & self.protocol.keys())
+
+    def place(self, cell: Cell) -> tuple[str, bool]:
+        """Title of the table that shows the cell, and whether that is the benchmark's main one.
+
+        Quantized bases and settings that are not the variant's own have tables beside it: what others publish adds
+        no row to the main one and no comparison to its correction.
+        """
+        different = [] if cell.own_settings else ["other adapter settings"]
+        if (quantization := cell.first["quantization"]) != "none":
+            different.append(f"{one_line(quantization)} base")
+        joint = ", " if ": " in self.title else ": "
+        title = self.title + joint * bool(different) + ", ".join(different)
+        return title, self.main and not different
 
 
 def sections(cells: list[Cell]) -> list[Section]:

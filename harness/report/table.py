@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,22 @@ def cells(records: list[Record]) -> list[Cell]:
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 def rows(records: list[Record]) -> pd.DataFrame:
-    """One row per cell and section, best first within a section; `chosen` marks the learning rate of each variant."""
+    """One row per cell and table, best first within a table; `chosen` marks the learning rate of each variant.
+
+    section: the table's title. within: the title of the table whose baseline the rows are compared with.
+    """
     role = roles()
     out: list[dict[str, Any]] = []
     for section in sections(cells(records)):
         tuned = curves(section.cells)
-        compared = differences([c.chosen for c in tuned], role.baseline)
-        new = [_row(cell) | {"section": section.title, "main": section.main} for cell in section.cells]
+        chosen = [c.chosen for c in tuned]
+        compared: dict[str, dict[str, Any]] = {}
+        for _, shown in groupby(sorted(chosen, key=section.place), key=section.place):
+            compared |= differences(list(shown), chosen, role.baseline)
+        new = []
+        for cell in sorted(section.cells, key=section.place):
+            title, main = section.place(cell)
+            new.append(_row(cell) | {"section": title, "main": main, "within": section.title})
         for row in new:
             row |= _place(row["cell"], tuned) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
             row |= _overhead(row, [r for r in new if r["variant"] == role.floor])
@@ -80,8 +90,12 @@ def pair_rows(records: list[Record]) -> pd.DataFrame:
     """Exact McNemar of every chosen run against the baseline's run with the same seed."""
     out = []
     for section in sections(cells(records)):
-        compared = pairs([c.chosen for c in curves(section.cells)], roles().baseline)
-        out += [{"section": section.title} | pair for pair in compared]
+        chosen = [c.chosen for c in curves(section.cells)]
+        out += [
+            {"section": section.place(cell)[0]} | pair
+            for cell in chosen
+            for pair in pairs(cell, chosen, roles().baseline)
+        ]
     return pd.DataFrame(out)
 
 

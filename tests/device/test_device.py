@@ -13,12 +13,42 @@ import pytest
 
 from harness.paths import ROOT
 
+ONE_HALF = "not bfloat16 or 8bit"  # of the tests in life.py, about as long as the other
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("files", ["meter life", pytest.param("budgets", marks=pytest.mark.drill)])
-def test_on_the_simulated_device(files: str) -> None:
-    words = ["-o", "addopts=", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "ignore", "--tb=short"]
-    command = [sys.executable, "-m", "pytest", *words, *(f"tests/device/{name}.py" for name in files.split())]
+def test_on_the_simulated_device() -> None:
+    """Both halves side by side."""
+    passes(begun("meter", "life", "-k", ONE_HALF), begun("life", "-k", f"not ({ONE_HALF})"))
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+def test_launches_counted_anew() -> None:
+    passes(begun("budgets"))
+
+
+def begun(*words: str) -> subprocess.Popen[str]:
+    """pytest on files of this folder, and with options, in a process of its own."""
+    files = [f"tests/device/{w}.py" if w.isidentifier() else w for w in words]
+    options = [
+        "-o",
+        "addopts=",
+        "-q",
+        "--import-mode=importlib",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        "--tb=short",
+    ]
+    command = [sys.executable, "-m", "pytest", *options, *files]
     env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # none is used, and their imports take seconds
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def passes(*started: subprocess.Popen[str]) -> None:
+    ended = [(process.communicate(), process.returncode) for process in started]
+    assert [code for _, code in ended] == [0] * len(ended), "".join(
+        out[-8000:] + err[-2000:] for (out, err), _ in ended
+    )

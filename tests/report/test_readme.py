@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.evaluation.metrics import from_bits
 from harness.report.names import family, row_name, usual_adapter, usual_lr
 from harness.report.readme import main_sections, readme, results, terminal_tables
-from harness.report.table import rows
+from harness.report.table import pair_rows, rows
 from tests import factory
 
 BLOCKS = "\n".join(
@@ -23,8 +24,7 @@ def records() -> list[dict[str, Any]]:
     rate = usual_lr("hra", "tiny") or 0.0
     made = [factory.record("none", None, None, skill=-2.5), factory.record("full", lr=1e-3, skill=2.0)]
     for variant, skill in (("lora", 0.0), ("hra", -0.5), ("ia3", -1.0)):
-        rank = {"rank": usual_adapter(variant, "tiny").get("r", 8)}
-        made += [factory.record(variant, 0, k * rate, skill=skill - abs(k - 3), **rank) for k in (1 / 3, 1.0, 3.0)]
+        made += [factory.record(variant, 0, k * rate, skill=skill - abs(k - 3)) for k in (1 / 3, 1.0, 3.0)]
     return made
 
 
@@ -34,27 +34,47 @@ def test_an_experiment_of_ones_own_leaves_the_main_table_alone() -> None:
     own = [factory.record(v, s, 0.01, asked="fewer", questions=50, **short) for v in ("lora", "hra") for s in range(9)]
     own += [factory.record("lora", s, 0.01, skill=3.0, model="0wn") for s in (0, 1)]
     own.append(factory.record("lora", 0, 0.01, skill=3.0, rank=16, **{"adapter.targets": "all"}))
-    own.append(factory.record("hra", 0, 0.01, quantization="4bit"))
+    own += [factory.record(v, 0, 0.01, quantization="4bit") for v in ("hra", "lora")]
+    own.append(factory.record("lora", 0, 0.01, quantization="4bit", skill=3.0, rank=16))
     frame = rows([*own, *records()])
     titles = list(dict.fromkeys(frame["section"]))
-    assert titles == ["Embedded benchmark", "Embedded benchmark: first 50 questions, 40 steps", "tiny-0wn"]
-    assert [title for title, _ in main_sections(frame)] == ["Embedded benchmark"]
-    added = ["lora (r 16, targets all)", "hra"]
-    mine = frame[(frame["section"] == titles[0]) & ~frame["cell"].isin(alone["cell"])]
-    assert sorted(mine["name"]) == sorted(added)
-    before, after = (
-        [line.split("|")[1:3] for line in results(f).splitlines() if "| [" in line] for f in (alone, frame)
-    )
-    assert [line for line in after if line in before] == before
-    assert [line[0].strip() for line in after if line not in before] == [
-        "[lora](https://arxiv.org/abs/2106.09685) (r 16, targets all)",
-        "[hra](https://arxiv.org/abs/2405.17484) 4bit",
+    assert titles == [
+        "Embedded benchmark",
+        "Embedded benchmark: 4bit base",
+        "Embedded benchmark: other adapter settings",
+        "Embedded benchmark: other adapter settings, 4bit base",
+        "Embedded benchmark: first 50 questions, 40 steps",
+        "tiny-0wn",
     ]
+    assert [title for title, _ in main_sections(frame)] == ["Embedded benchmark"]
+    main_rows = frame[frame["section"] == titles[0]].reset_index(drop=True)
+    plain = lambda f: f.astype(object).where(f.notna(), None)
+    pd.testing.assert_frame_equal(plain(main_rows), plain(alone))
+    before, after = (results(f).splitlines() for f in (alone, frame))
+    assert before[:-1] == after[:-1]
+    assert after[-1].startswith("Every column, and 5 tables with other settings: ")
     text = terminal_tables(frame)
     main, apart = text.split("== Other settings")
     assert main.startswith("Embedded benchmark. For reference, not ranked: `full` ")
-    assert [apart.find(f"\n{title}.") > 0 for title in titles] == [False, True, True]
-    assert "hra 4bit" in main
+    assert [apart.find(f"\n{title}.") > 0 for title in titles] == [False] + [True] * 5
+    assert "hra 4bit" in apart
+
+
+def test_each_row_is_compared_with_the_baseline_of_its_own_settings() -> None:
+    """However good another rank of it is; where it has no run in that quantization, with none."""
+    made = [factory.record("lora", s, 0.01, skill=0.0) for s in range(3)]
+    made += [factory.record("lora", s, 0.01, skill=3.0, rank=64) for s in range(3)]
+    made += [factory.record("hra", s, 0.01, skill=1.0, rank=2) for s in range(3)]
+    made += [factory.record("hra", s, 0.01, skill=1.0, quantization="8bit") for s in range(3)]
+    frame = rows(made)
+    own = frame[(frame["variant"] == "lora") & (frame["name"] == "lora")].iloc[0]
+    compared = dict(zip(frame["section"].str.cat(frame["name"], ": "), frame["baseline"], strict=True))
+    title = "Embedded benchmark: other adapter settings"
+    assert {k for k, v in compared.items() if v == own["cell"]} == {f"{title}: lora (r 64)", f"{title}: hra (r 2)"}
+    assert {k for k, v in compared.items() if pd.isna(v)} == {
+        "Embedded benchmark: lora", "Embedded benchmark: 8bit base: hra",
+    }  # fmt: skip
+    assert set(pair_rows(made)["baseline_run"].str.contains("__r8__")) == {True}
 
 
 def test_a_variant_with_its_own_settings_has_its_plain_name() -> None:

@@ -129,7 +129,7 @@ def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
         (1, 0.75, 0), (1, 0.75, 0), (1, 0.75, 0), (2, 0.25, 1),
     ]  # fmt: skip
     assert frame["cell"].is_unique
-    assert frame["section"].nunique() == 3
+    assert frame["section"].nunique() == 4
 
 
 @pytest.mark.parametrize("records", [[], [record(status="diverged")], [record(status="failed")]], ids=len)

@@ -11,6 +11,7 @@ import pytest
 from tests import factory
 from tools import _studied as studied
 from tools import findings
+from tools._budgets import budgets
 from tools._chart import Series, chart
 from tools._studied import NOT_RUN, Studied
 
@@ -33,7 +34,7 @@ def test_without_records_every_block_says_so(tmp_path: Path) -> None:
     texts = findings.build(tmp_path)
     assert list(texts) == [findings.PAGE]  # no figure
     blocks = re.findall(r"<!-- (\w+):begin .*-->\n(.*?)<!-- \1:end -->", texts[findings.PAGE], re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     assert {content for _, content in blocks} == {f"{NOT_RUN}\n"}
 
 
@@ -121,6 +122,40 @@ def test_smollm2_is_compared_by_loss() -> None:
     assert losses == pytest.approx([1.1, 1.2, 1.3, 1.4, 1.5], abs=1e-3)  # of fp16
 
 
+def test_budgets_name_the_better_and_larger_ones() -> None:
+    """road is no better than the smaller ia3; lora is, by one question, so not clearly; full is not compared."""
+    shares = {"ia3": (0.6, 100), "road": (0.5, 200), "lora": (0.6025, 300), "full": (0.9, 900)}
+    runs: list[Any] = []
+    for variant, (share, params) in shares.items():
+        for seed in range(3):
+            made = record(variant, share, 1.0, seed=seed, params=params)
+            made["valid"] |= {"accuracy": share, "correct": round(100 * share)}
+            runs.append(made)
+    runs += [record("ia3", 0.5, 1.0, seed=seed, params=100, quantization="4bit") for seed in range(3)]
+    counted = {"lora": {"train_peak_bytes": 200.0}, "ia3": {"train_peak_bytes": 180.0}}
+    rows = [line.strip("| ").split(" | ") for line in budgets(Studied(runs), counted).splitlines()[2:]]
+    assert [re.findall(r"\[(\w+)\]", row[0]) for row in rows] == [["ia3"], ["lora"]]
+    assert [row[1] for row in rows] == ["100", "300"]
+    assert [row[3] for row in rows] == ["0.90", "1.00"]
+    assert [row[5] for row in rows] == ["50.0", "–"]
+    assert [row[6] for row in rows] == ["none", "`ia3`"]
+    assert budgets(Studied(runs[:3]), counted) == ""
+
+
+def test_rates_are_compared_with_the_best_of_their_adapter() -> None:
+    """Two adapters lose 10 and 20 points a decade below their best, a third 40."""
+    runs: list[Any] = []
+    for variant, best, lost in (("lora", 0.01, 0.1), ("hra", 0.1, 0.2), ("ia3", 1.0, 0.4)):
+        for factor, share in ((0.1, 0.8 - lost), (1.0, 0.8), (10.0, 0.0)):
+            made = record(variant, 0.5, 1.0, lr=factor * best)
+            made["valid"] |= {"accuracy": share, "correct": round(100 * share)}
+            runs.append(made)
+    text, svg = studied.rates(Studied(runs))
+    assert text.startswith("Median loss of points against the best rate: 20.0 at a tenth, 80.0 at ten times of it.")
+    assert svg.count("<polyline") == 4
+    assert svg.count(">median</text>") == 1
+
+
 def test_chart_places_values_and_names() -> None:
     svg = chart("T", "x", [Series("a<b", [(1.0, 10.0), (100.0, 30.0)])])
     (points,) = re.findall(r'points="([^"]+)"', svg)
@@ -128,3 +163,8 @@ def test_chart_places_values_and_names() -> None:
     assert x1 < x2
     assert y1 > y2
     assert "a&lt;b" in svg
+    band = chart("T", "x", [Series("a", [(1.0, 10.0), (100.0, 30.0)], [(5.0, 12.0), (20.0, 35.0)])])
+    (area,) = re.findall(r'<polygon class="band" points="([^"]+)"', band)
+    corners = [tuple(map(float, p.split(","))) for p in area.split()]
+    assert [c[0] for c in corners] == [corners[0][0], corners[1][0], corners[1][0], corners[0][0]]
+    assert corners[0][1] > corners[3][1] > corners[1][1] > corners[2][1]  # 5, 12, 20, 35 from below

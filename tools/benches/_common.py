@@ -20,7 +20,13 @@ from harness.measure.provenance import provenance
 from harness.paths import ROOT, under_root
 
 T = TypeVar("T")
-HELPERS = ("tools/_*.py", "tools/benches/_*.py", "adapters/*.py", "harness/training/*.py", "harness/evaluation/*.py")
+HELPERS = (
+    "tools/_shared.py",
+    "tools/benches/_*.py",
+    "adapters/*.py",
+    "harness/training/*.py",
+    "harness/evaluation/*.py",
+)
 
 
 def timed(call: Callable[[], T], device: Any = "cpu") -> tuple[float, T]:

@@ -132,11 +132,10 @@ def decoding(model: Any, ids: Any) -> Iterator[Callable[[], None]]:
 def ratio(rows: Rows, label: str, other: str, what: str) -> tuple[float, float, float] | None:
     """Median, least and largest over the rounds of time / other's time; None where one of the two was not timed.
 
-    Both are taken relative to the reference around them; where a file is older than that, to the reference's own row.
+    Both are taken relative to the reference around them.
     """
-    usual: list[float] = rows.get(REFERENCE[what], {}).get(what, [])
     relative = [
-        [own / reference for own, reference in zip(row[what], row.get(f"{what} reference", usual), strict=True)]
+        [own / reference for own, reference in zip(row[what], row[f"{what} reference"], strict=True)]
         for row in (rows.get(label, {}), rows.get(other, {}))
         if what in row
     ]
