@@ -18,9 +18,8 @@ from typing import Any
 from harness.cli.arguments import parse
 from harness.paths import PUBLISHED, ROOT
 from harness.report.generated import check_unchanged, rewrite
-from tools import _studied as studied
-from tools._budgets import budgets
 from tools._studied import NOT_RUN, Studied
+from tools.answers import budgets, elsewhere, levels, rates, sizes
 
 PAGE, FIGURES, NORMS = ROOT / "docs" / "findings.md", ROOT / "docs" / "figures", ROOT / "reports" / "update_norms.json"
 
@@ -48,15 +47,17 @@ def build(published: Path = PUBLISHED) -> dict[Path, str]:
     found = Studied(read_records([published]).records)
     norms: dict[str, Any] = json.loads(NORMS.read_text()) if NORMS.exists() else {}
     blocks: dict[str, Callable[[], tuple[str, str]]] = {
-        "budgets": lambda: (budgets(found, launches(SIMULATED)), ""),
-        "loss": lambda: studied.loss(found),
-        "levels": lambda: (studied.levels(found), ""),
-        "rates": lambda: studied.rates(found),
-        "cores": lambda: (studied.cores(found, norms), ""),
-        "sizes": lambda: studied.sizes(found),
-        "quantized": lambda: (studied.quantized(found), ""),
-        "smollm2": lambda: (studied.smollm2(found), ""),
-        "published": lambda: (studied.published(found), ""),
+        "budgets": lambda: (budgets.budgets(found, launches(SIMULATED)), ""),
+        "levels": lambda: (levels.levels(found), ""),
+        "refinements": lambda: (levels.refinements(found), ""),
+        "rates": lambda: rates.rates(found),
+        "cores": lambda: (sizes.cores(found, norms), ""),
+        "sizes": lambda: sizes.sizes(found),
+        "quantized": lambda: (sizes.quantized(found), ""),
+        "loss": lambda: rates.loss(found),
+        "bases": lambda: (elsewhere.bases(found), ""),
+        "smollm2": lambda: (elsewhere.smollm2(found), ""),
+        "published": lambda: (elsewhere.published(found), ""),
     }
     text, figures = PAGE.read_text(encoding="utf-8"), {}
     for name, block in blocks.items():

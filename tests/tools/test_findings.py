@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from tests import factory
-from tools import _studied as studied
 from tools import findings
-from tools._budgets import budgets
 from tools._chart import Series, chart
 from tools._studied import NOT_RUN, Studied
+from tools.answers import budgets, elsewhere, levels, rates, sizes
 
 
 def record(variant: str, share: float, nats: float, **more: Any) -> dict[str, Any]:
@@ -34,13 +33,14 @@ def test_without_records_every_block_says_so(tmp_path: Path) -> None:
     texts = findings.build(tmp_path)
     assert list(texts) == [findings.PAGE]  # no figure
     blocks = re.findall(r"<!-- (\w+):begin .*-->\n(.*?)<!-- \1:end -->", texts[findings.PAGE], re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 11
     assert {content for _, content in blocks} == {f"{NOT_RUN}\n"}
 
 
 def test_page_is_at_most_two_pages_and_links_to_records_that_are_there() -> None:
     text = findings.PAGE.read_text()
-    assert len(text.splitlines()) <= 140
+    seen = [line for line in text.splitlines() if line and not line.startswith("<!--")]
+    assert len(seen) <= 120
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert links
     assert [link for link in links if not (findings.PAGE.parent / link).exists()] == []
@@ -53,7 +53,7 @@ def test_response_loss_against_accuracy() -> None:
     """Five adapters, of which the best two swap places by loss: d = (1, 1, 0, 0, 0), ρ = 1 − 6·2/120."""
     shares, nats = (0.9, 0.8, 0.6, 0.4, 0.2), (0.6, 0.5, 0.7, 0.8, 0.9)
     found = Studied([record(v, s, n) for v, s, n in zip(VARIANTS, shares, nats, strict=True)])  # type: ignore[misc]
-    text, svg = studied.loss(found)
+    text, svg = rates.loss(found)
     assert "ρ 0.90 [" in text
     assert "in 9 of 10 pairs, and in 9 of the 10 whose" in text
     assert "for 0 of 5 adapters." in text
@@ -63,8 +63,33 @@ def test_response_loss_against_accuracy() -> None:
 def test_levels_part_where_the_difference_is_clear() -> None:
     shares = {"lora": 0.8, "dora": 0.79, "hra": 0.5, "ia3": 0.49}
     found = Studied([record(v, s, 1.0, seed=n) for v, s in shares.items() for n in range(3)])  # type: ignore[misc]
-    rows = studied.levels(found).splitlines()[2:]
+    text = levels.levels(found)
+    assert text.startswith("Standard deviation between seeds, points: median 0.0, largest 0.0 (`lora`). A difference")
+    rows = text.splitlines()[4:]
     assert [re.findall(r"\[(\w+)\]", row) for row in rows] == [["lora", "dora"], ["hra", "ia3"]]
+
+
+def test_refinements_are_compared_with_what_they_refine() -> None:
+    shares = {"lora": 0.8, "dora": 0.8, "pissa": 0.4, "ia3": 0.1, "antipasto_rot": 0.9}
+    runs = [record(v, s, 1.0, seed=n, params=5) for v, s in shares.items() for n in range(3)]
+    rows = [row.strip("| ").split(" | ") for row in levels.refinements(Studied(runs)).splitlines()[2:]]  # type: ignore[arg-type]
+    assert [re.findall(r"\[(\w+)\]", f"{row[0]}{row[1]}") for row in rows] == [["dora", "lora"], ["pissa", "lora"]]
+    assert [row[2].split(" ")[0] for row in rows] == ["+0.0", "-40.0"]
+    assert [row[3:] for row in rows] == [["no", "5 / 5"], ["yes", "5 / 5"]]
+
+
+def test_another_base_is_compared_by_order() -> None:
+    """Five adapters in reverse order; the one that ran here alone is not compared."""
+    shares = (0.9, 0.8, 0.6, 0.4, 0.2)
+    runs = [record(v, s, 1.0) for v, s in zip([*VARIANTS, "eva"], [*shares, 0.5], strict=True)]
+    for v, s in zip(VARIANTS, shares, strict=True):
+        other = record(v, 1 - s, 1.0)
+        other["science"] = other["science"] | {"model": "sha256:other"}
+        runs.append(other | {"run_id": other["run_id"] + "__other"})
+    text = elsewhere.bases(Studied(runs))  # type: ignore[arg-type]
+    assert text.startswith("* ρ -1.00 [-1.00, -1.00] (n = 5); of the pairs more than 5 points apart there, 0 of 10 ")
+    assert "eva" not in text
+    assert elsewhere.bases(Studied(runs[:6])) == ""  # type: ignore[arg-type]
 
 
 def test_quantized_bases_are_compared_at_the_same_rate() -> None:
@@ -72,7 +97,7 @@ def test_quantized_bases_are_compared_at_the_same_rate() -> None:
     runs += [record("lora", 0.2, 1.0, seed=n, quantization="4bit") for n in range(3)]
     runs += [record("lora", 0.8, 1.0, seed=n, quantization="8bit") for n in range(3)]
     runs += [record("lora", 0.1, 1.0, lr=0.5, quantization="8bit")]  # of no plain run
-    lines = studied.quantized(Studied(runs)).splitlines()  # type: ignore[arg-type]
+    lines = sizes.quantized(Studied(runs)).splitlines()  # type: ignore[arg-type]
     assert lines[0].startswith("* 8bit: 1 variants, median difference +0.0 points")
     assert lines[0].endswith("Clear (p < 0.05 after Holm): none.")
     assert "4bit: 1 variants, median difference -60.0 points" in lines[1]
@@ -80,31 +105,28 @@ def test_quantized_bases_are_compared_at_the_same_rate() -> None:
 
 
 def sized(variant: str, size: int, share: float, **more: Any) -> dict[str, Any]:
-    other = {"adapter.block": size} if variant == studied.DENSE else {"adapter.lora_rank": size}
+    other = {"adapter.block": size} if variant == sizes.DENSE else {"adapter.lora_rank": size}
     return record(variant, share, 1.0, params=1000 * size, **other, **more)
 
 
 def test_cores_are_paired_by_size_and_failures_counted() -> None:
     runs = [record("none", 0.3, 2.0, lr=None, seed=None)]
     runs += [
-        sized(v, size, 0.8, lr=0.1, seed=n)
-        for v in (studied.DENSE, studied.LOW_RANK)
-        for size in (2, 4)
-        for n in (0, 1)
+        sized(v, size, 0.8, lr=0.1, seed=n) for v in (sizes.DENSE, sizes.LOW_RANK) for size in (2, 4) for n in (0, 1)
     ]
-    runs += [sized(studied.DENSE, 4, 0.25, lr=1.0), sized(studied.DENSE, 2, 0.9, lr=1.0, status="diverged")]
-    runs += [sized(studied.LOW_RANK, 7, 0.8, lr=0.1)]  # no block of this size
+    runs += [sized(sizes.DENSE, 4, 0.25, lr=1.0), sized(sizes.DENSE, 2, 0.9, lr=1.0, status="diverged")]
+    runs += [sized(sizes.LOW_RANK, 7, 0.8, lr=0.1)]  # no block of this size
     of = {"update": [1.0, 3.0], "core": [0.5, 0.25], "share": [0.1, 0.1], "science_hash": runs[1]["science_hash"]}
-    text = studied.cores(Studied(runs), {runs[1]["run_id"]: of, runs[2]["run_id"]: of})  # type: ignore[arg-type]
+    text = sizes.cores(Studied(runs), {runs[1]["run_id"]: of, runs[2]["run_id"]: of})  # type: ignore[arg-type]
     pairs = [line.split(" |")[0] for line in text.splitlines() if re.match(r"\| \d", line)]
     assert pairs == ["| 2,000 / 2,000", "| 4,000 / 4,000"]
-    assert f"| {studied.DENSE} | 0.1 | 0 of 4 | 3 | 0.5 | 0.1 |" in text  # the other's science has changed
-    assert f"| {studied.DENSE} | 1 | 2 of 2 | – | – | – |" in text
+    assert f"| {sizes.DENSE} | 0.1 | 0 of 4 | 3 | 0.5 | 0.1 |" in text  # the other's science has changed
+    assert f"| {sizes.DENSE} | 1 | 2 of 2 | – | – | – |" in text
 
 
 def test_sizes_name_the_smallest_that_is_good_enough() -> None:
     runs = [record("lora", s, 1.0, rank=r, params=100 * r) for r, s in ((2, 0.3), (4, 0.79), (8, 0.8), (16, 0.7))]
-    text, svg = studied.sizes(Studied(runs))  # type: ignore[arg-type]
+    text, svg = sizes.sizes(Studied(runs))  # type: ignore[arg-type]
     assert "4 sizes: best [lora](" in text
     assert "80.0 % with 800 trained numbers" in text
     assert text.endswith("with 400.")
@@ -116,7 +138,7 @@ def test_smollm2_is_compared_by_loss() -> None:
     runs = [record(v, 0.5, n) for v, n in zip(VARIANTS, ours, strict=True)]
     for v, n in zip(VARIANTS, ours, strict=True):
         runs += [record(v, 0.0, 2 + d - n, lr=lr, model="smollm2_135m") for d, lr in ((0, 0.01), (1, 0.001))]
-    text = studied.smollm2(Studied(runs))  # type: ignore[arg-type]
+    text = elsewhere.smollm2(Studied(runs))  # type: ignore[arg-type]
     assert "ρ -1.00 [-1.00, -1.00] (n = 5)" in text
     losses = [float(line.split(" | ")[1]) for line in text.splitlines()[4:]]
     assert losses == pytest.approx([1.1, 1.2, 1.3, 1.4, 1.5], abs=1e-3)  # of fp16
@@ -133,25 +155,35 @@ def test_budgets_name_the_better_and_larger_ones() -> None:
             runs.append(made)
     runs += [record("ia3", 0.5, 1.0, seed=seed, params=100, quantization="4bit") for seed in range(3)]
     counted = {"lora": {"train_peak_bytes": 200.0}, "ia3": {"train_peak_bytes": 180.0}}
-    rows = [line.strip("| ").split(" | ") for line in budgets(Studied(runs), counted).splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ") for line in budgets.budgets(Studied(runs), counted).splitlines()[2:]]
     assert [re.findall(r"\[(\w+)\]", row[0]) for row in rows] == [["ia3"], ["lora"]]
     assert [row[1] for row in rows] == ["100", "300"]
     assert [row[3] for row in rows] == ["0.90", "1.00"]
     assert [row[5] for row in rows] == ["50.0", "–"]
     assert [row[6] for row in rows] == ["none", "`ia3`"]
-    assert budgets(Studied(runs[:3]), counted) == ""
+    assert budgets.budgets(Studied(runs[:3]), counted) == ""
 
 
 def test_rates_are_compared_with_the_best_of_their_adapter() -> None:
-    """Two adapters lose 10 and 20 points a decade below their best, a third 40."""
+    """The adapters lose 10, 20 and 40 points a decade below their best; lora has a second rate that is as good."""
     runs: list[Any] = []
     for variant, best, lost in (("lora", 0.01, 0.1), ("hra", 0.1, 0.2), ("ia3", 1.0, 0.4)):
         for factor, share in ((0.1, 0.8 - lost), (1.0, 0.8), (10.0, 0.0)):
             made = record(variant, 0.5, 1.0, lr=factor * best)
             made["valid"] |= {"accuracy": share, "correct": round(100 * share)}
             runs.append(made)
-    text, svg = studied.rates(Studied(runs))
-    assert text.startswith("Median loss of points against the best rate: 20.0 at a tenth, 80.0 at ten times of it.")
+    also = record("lora", 0.5, 1.0, lr=0.009)
+    runs.append(also | {"valid": also["valid"] | {"accuracy": 0.79, "correct": 79}})
+    text, svg = rates.rates(Studied(runs))
+    lines = text.splitlines()
+    assert (
+        lines[0]
+        == "* Median loss against the best rate, points: 20.0 at a tenth, 80.0 at ten times of it (3 adapters)."
+    )
+    assert re.findall(r"\[(\w+)\]", lines[1]) == ["hra", "ia3"]
+    assert lines[1].startswith("* One rate within 2 points of the best: [")
+    assert lines[2].startswith("* Two rates within 2 points of the best: [lora](")
+    assert lines[2].endswith("/result.json) 0.009 to 0.01.")
     assert svg.count("<polyline") == 4
     assert svg.count(">median</text>") == 1
 

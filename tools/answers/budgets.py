@@ -1,4 +1,4 @@
-"""docs/findings.md: which adapter for which number of trained parameters, and what else it costs."""
+"""docs/findings.md: which adapter for which number of trained numbers, and what else it costs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,63 @@
+"""docs/findings.md: which adapters differ, and do refinements beat what they refine?"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from harness.report.markdown import grid
+from harness.report.names import roles
+from harness.report.sections import Cell
+from harness.report.stats import ALPHA, detectable, estimate, holm
+from tools._studied import Studied, accuracy, linked, points, trained
+
+# Each changes one thing about what it stands beside: start, basis, shape or place of what is trained.
+REFINED = {
+    "lora": ("dora", "pissa", "eva", "delora", "gralora", "hira"),
+    "antipasto": ("antipasto_rot", "antipasto_asvd", "antipasto_corda", "antipasto_arrow", "antipasto_dplr"),
+    "ia3": ("ia3_ff",),
+}
+
+
+def levels(found: Studied) -> str:
+    """Adapters in groups whose best member does not beat the others clearly, and the noise that this rests on."""
+    rest = [c.chosen for c in found.usual if c.chosen.measures_seeds]
+    if len(rest) < 2:
+        return ""
+    groups: list[list[Cell]] = []
+    for cell in rest:
+        leader = groups[-1][0] if groups else None
+        if leader is None or estimate(leader.right, cell.right).p < ALPHA / (len(rest) - 1):
+            groups.append([])
+        groups[-1].append(cell)
+    body = [[str(n), ", ".join(f"{linked(c)} {100 * accuracy(c):.1f}" for c in g)] for n, g in enumerate(groups, 1)]
+    return _noise(rest) + "\n\n" + "\n".join(grid(["level", "adapters and their test accuracy, %"], body))
+
+
+def _noise(ran: list[Cell]) -> str:
+    spreads = {c.label: 100 * float(c.right.mean(axis=1).std(ddof=1)) for c in ran if len(c.done) > 1}
+    widest = max(spreads, key=lambda name: spreads[name])
+    text = (
+        f"Standard deviation between seeds, points: median {median(spreads.values()):.1f}, largest "
+        f"{spreads[widest]:.1f} (`{widest}`)."
+    )
+    base = next((c for c in ran if c.label == roles().baseline), None)
+    if base is None:
+        return text
+    found = [estimate(c.right, base.right) for c in ran if c is not base]
+    least = median(100 * detectable(e.se, e.df) for e in found)
+    return f"{text} A difference to `{base.label}` has to be about {least:.1f} points to be seen with 80 % power."
+
+
+def refinements(found: Studied) -> str:
+    """Each refinement minus what it refines, both at their chosen rates; clear after Holm over all of these."""
+    ran = {c.chosen.label: c.chosen for c in found.usual if c.chosen.measures_seeds}
+    pairs = [(ran[name], ran[base]) for base, names in REFINED.items() for name in names if {name, base} <= ran.keys()]
+    if not pairs:
+        return ""
+    differences = [estimate(new.right, base.right) for new, base in pairs]
+    body = [
+        [linked(new), linked(base), points(e), "yes" if p < ALPHA else "no", f"{trained(new):,} / {trained(base):,}"]
+        for (new, base), e, p in zip(pairs, differences, holm([e.p for e in differences]), strict=True)
+    ]
+    head = ["refinement", "of", "difference, points [95 %]", "clear (Holm)", "trained numbers"]
+    return "\n".join(grid(head, body))

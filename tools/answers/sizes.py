@@ -1,0 +1,114 @@
+"""docs/findings.md: dense block or low-rank core, how large, and what does a quantized base cost?"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from harness.report.markdown import grid
+from harness.report.sections import Cell
+from harness.report.stats import ALPHA, estimate, holm
+from tools._chart import Series, chart
+from tools._studied import CLOSE, Studied, accuracy, linked, points, trained
+
+DENSE, LOW_RANK = "antipasto_arrow", "antipasto_dplr"
+NEAR = 0.06  # relative difference of the trained numbers of a pair of nearly equal size
+
+
+def cores(found: Studied, norms: dict[str, Any]) -> str:
+    """Pairs of nearly equal size; then what each learning rate did to the weights."""
+    pairs = []
+    for low in (c.chosen for c in found.curves if c.chosen.first["variant"] == LOW_RANK):
+        dense = [c.chosen for c in found.curves if c.chosen.first["variant"] == DENSE]
+        near = min(dense, key=lambda d: abs(trained(d) / trained(low) - 1), default=None)
+        if near is not None and abs(trained(near) / trained(low) - 1) <= NEAR:
+            pairs.append((near, low))
+    if len(pairs) < 2:
+        return ""
+    body = []
+    for block, low in sorted(pairs, key=lambda pair: trained(pair[1])):
+        sides = [f"{linked(c)}, lr {c.first['lr']:g}: {100 * accuracy(c):.1f}" for c in (block, low)]
+        difference = points(estimate(low.right, block.right))
+        body.append([f"{trained(block):,} / {trained(low):,}", *sides, difference])
+    head = ["trained numbers", "dense block, accuracy %", "low-rank core, accuracy %", "core − block, points"]
+    return "\n".join(grid(head, body)) + "\n\n" + _moved(found, norms)
+
+
+def _moved(found: Studied, norms: dict[str, Any]) -> str:
+    """Per variant and learning rate, over all sizes: runs that failed, and medians of the norms' largest layers."""
+    body = []
+    runs = [(r["variant"], r["lr"], r) for c in found.curves for cell in c.cells for r in cell.runs]
+    for variant, lr in sorted({(v, lr or 0.0) for v, lr, _ in runs if v in (DENSE, LOW_RANK)}):
+        own = [r for v, rate, r in runs if (v, rate) == (variant, lr)]
+        bad = [
+            r
+            for r in own
+            if r["status"] == "diverged" or (r["status"] == "done" and r["test"]["accuracy"] < found.floor)
+        ]
+        there = [norms[r["run_id"]] for r in own if norms.get(r["run_id"], {}).get("science_hash") == r["science_hash"]]
+        sizes = [_median([max(n[key]) for n in there if n[key]]) for key in ("update", "core", "share")]
+        body.append([variant, f"{lr:g}", f"{len(bad)} of {len(own)}", *sizes])
+    head = ["variant", "lr", "diverged or below the floor", "σ₁(ΔW)", "σ₁(core)", "‖ΔW‖/‖W‖"]
+    note = "Norms: the largest of a run's layers, as the median over the runs whose adapter was at hand (–: none)."
+    return "\n".join(grid(head, body)) + "\n\n" + note
+
+
+def _median(values: list[float]) -> str:
+    return f"{median(values):.3g}" if values else "–"
+
+
+def sizes(found: Studied) -> tuple[str, str]:
+    """Accuracy over trained numbers, for variants that ran at three sizes or more."""
+    by_variant: dict[str, list[Cell]] = {}
+    for c in found.curves:
+        by_variant.setdefault(c.chosen.first["variant"], []).append(c.chosen)
+    shown = {v: sorted(own, key=trained) for v, own in by_variant.items() if len({trained(c) for c in own}) >= 3}
+    if not shown:
+        return "", ""
+    lines = []
+    for variant, own in sorted(shown.items()):
+        best = max(own, key=accuracy)
+        enough = next(c for c in own if accuracy(c) >= accuracy(best) - CLOSE)
+        lines.append(
+            f"* `{variant}`, {len(own)} sizes: best {linked(best)} {100 * accuracy(best):.1f} % with {trained(best):,} "
+            f"trained numbers; the smallest within 2 points is {linked(enough)} with {trained(enough):,}."
+        )
+    series = [
+        Series(v, [(float(trained(c)), 100 * accuracy(c)) for c in own], [_seeds(c) for c in own])
+        for v, own in sorted(shown.items())
+    ]
+    return "\n".join(lines), chart("Test accuracy, %", "trained parameters", series)
+
+
+def _seeds(cell: Cell) -> tuple[float, float]:
+    """Accuracy in percent of the worst and of the best seed."""
+    by_seed = 100 * cell.right.mean(axis=1)
+    return float(by_seed.min()), float(by_seed.max())
+
+
+def quantized(found: Studied) -> str:
+    """Accuracy on an 8-bit and a 4-bit base minus that on the plain one, at the same learning rate."""
+    done = {
+        (c.first["variant"], c.first["quantization"], c.first["lr"]): c for c in found.main if c.done and c.own_settings
+    }
+    bases = sorted({quantization for _, quantization, _ in done} - {"none"}, reverse=True)
+    pairs = [(c, done[v, "none", lr]) for (v, q, lr), c in done.items() if q != "none" and (v, "none", lr) in done]
+    if not pairs:
+        return ""
+    found_ = [(c, estimate(c.right, plain.right)) for c, plain in pairs]
+    clear = [p < ALPHA for p in holm([e.p for _, e in found_])]
+    lines = []
+    for base in bases:
+        own = [
+            (c, e, is_clear) for (c, e), is_clear in zip(found_, clear, strict=True) if c.first["quantization"] == base
+        ]
+        if not own:
+            continue
+        worst = min(own, key=lambda item: item[1].value)
+        named = ", ".join(f"{linked(c)} {points(e)}" for c, e, is_clear in own if is_clear)
+        middle = 100 * median(e.value for _, e, _ in own)
+        lines.append(
+            f"* {base}: {len(own)} variants, median difference {middle:+.1f} points, lowest "
+            f"{linked(worst[0])} {points(worst[1])}. Clear (p < 0.05 after Holm): {named or 'none'}."
+        )
+    return "\n".join(lines)
