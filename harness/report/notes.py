@@ -36,7 +36,7 @@ def brief_notes(part: pd.DataFrame, clear: str) -> list[str]:
         return []
     compared = shown[shown["difference"].notna()]
     lines = [
-        f"{span(done['questions'], 'test question')}, {span(shown['seeds'], 'seed')}; accuracy by marker. Intervals: "
+        f"{span(done['questions'], 'test question')}, {seed_span(shown)}; accuracy by marker. Intervals: "
         "Wilson for one seed, bootstrap over questions and seeds for several.",
         f"Differences: same questions. {clear}: p < 0.05 after Holm, with several seeds on both sides. †: single seed, "
         f"the sign may flip. {_detectable(compared)}".rstrip(),
@@ -53,6 +53,12 @@ def span(column: pd.Series, word: str = "") -> str:
     ends = [] if counts.empty else [f"{int(counts.min()):,}", f"{int(counts.max()):,}"]
     text = "–".join(dict.fromkeys(ends)) or "–"
     return f"{text} {word}{'s' * (text != '1')}" if word else text
+
+
+def seed_span(shown: pd.DataFrame) -> str:
+    """Of the rows that train something: the untrained model has nothing that a seed could change."""
+    trained = shown[shown["lr"].notna()]
+    return span((shown if trained.empty else trained)["seeds"], "seed")
 
 
 def _detectable(compared: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from harness.records.record import Record
 from harness.report.columns import Row, accuracy, brief_columns, label, number
 from harness.report.markdown import fill_block, grid, table
 from harness.report.names import family, roles, usual_lr
-from harness.report.notes import brief_notes, span
+from harness.report.notes import brief_notes, seed_span, span
 from harness.report.summary import summary_lines
 from harness.report.table import by_section
 
@@ -75,7 +75,7 @@ def _status(title: str, part: pd.DataFrame) -> str:
     """What has been measured of one benchmark."""
     done = part[part["chosen"] & (part["seeds"] > 0)]
     return (
-        f"* {title}: {done['variant'].nunique()} variants measured, each with {span(done['seeds'], 'seed')}, on "
+        f"* {title}: {done['variant'].nunique()} variants measured, each with {seed_span(done)}, on "
         f"{span(done['questions'], 'question')}."
     )
 
