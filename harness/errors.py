@@ -43,7 +43,7 @@ def number(
     """`value` as a finite float inside the bounds. Raises BadInput."""
     if type(value) not in (int, float) or not (lo <= value <= hi and value > above):  # also for NaN
         bounds = {">=": lo, ">": above, "and <=": hi}
-        given = [f"{sign} {bound:g}" for sign, bound in bounds.items() if abs(bound) < sys.float_info.max]
+        limits = [f"{sign} {bound:g}" for sign, bound in bounds.items() if abs(bound) < sys.float_info.max]
         reason = "out of range" if type(value) in (int, float) else "not a number"
-        raise refuse(where, reason, got=value, expected=" ".join(["a finite number", *given]))
+        raise refuse(where, reason, got=value, expected=" ".join(["a finite number", *limits]))
     return float(value)

@@ -164,13 +164,13 @@ def platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write
     source = dataclasses.replace(own, path=path, hub=hub, columns=own.columns | _pairs(columns))
     corrected, questions = read_platinum(source), run.questions("test")
     fingerprint = source_fingerprint(source, run.job.cache_dir, PLATINUM).content
-    found = score_platinum(run.stored("test", questions), questions, corrected, fingerprint)
+    scores = score_platinum(run.stored("test", questions), questions, corrected, fingerprint)
     test = run.record["test"]
     print(f"{run_id}\n  test        {percent(test)}  ({test['correct']}/{test['total']})")
-    print(f"  platinum    {platinum_text(found)}")
+    print(f"  platinum    {platinum_text(scores)}")
     if write:
-        run.write(platinum=found)
-    return found
+        run.write(platinum=scores)
+    return scores
 
 
 def repeat(run_id: str, runs_dir: str, turns: int, *, write: bool, device: str) -> dict[str, Any]:
@@ -181,30 +181,30 @@ def repeat(run_id: str, runs_dir: str, turns: int, *, write: bool, device: str) 
     first = run.stored("test", questions)
     with run.adapted() as (tokenizer, model), tempfile.TemporaryDirectory() as scratch:
         file = (run.folder if write else Path(scratch)) / "predictions.jsonl"
-        found = repeat_test(model, tokenizer, questions, run.job, first, file, _progress, turns=turns)
-    print(f"{run_id}\n  repeat      {repeat_text(found)}")
+        repeated = repeat_test(model, tokenizer, questions, run.job, first, file, _progress, turns=turns)
+    print(f"{run_id}\n  repeat      {repeat_text(repeated)}")
     if write:
-        run.write(repeat=found)
-    return found
+        run.write(repeat=repeated)
+    return repeated
 
 
 def _pairs(columns: str) -> dict[str, str]:
     """`question:query,answer:solution` as a mapping from our names to the file's."""
     pairs = [word.partition(":")[::2] for word in columns.split(",") if word]
-    if any(ours not in ("question", "answer") or not theirs for ours, theirs in pairs):
+    if any(ours not in ("question", "answer") or not column for ours, column in pairs):
         raise refuse("columns", "unknown column", got=columns, expected="question:<name>,answer:<name>")
     return dict(pairs)
 
 
-def _compare(run_id: str, split: str, recorded: Scores, found: Scores) -> None:
+def _compare(run_id: str, split: str, recorded: Scores, again: Scores) -> None:
     print(run_id)
-    print(f"  {split} now       {percent(found)}  ({found['correct']}/{found['total']}, 95 % interval)")
+    print(f"  {split} now       {percent(again)}  ({again['correct']}/{again['total']}, 95 % interval)")
     print(f"  {split} recorded  {percent(recorded)}  ({recorded['correct']}/{recorded['total']})")
-    if "response_loss" in found and "response_loss" in recorded:
-        now, then = found["response_loss"], recorded["response_loss"]
+    if "response_loss" in again and "response_loss" in recorded:
+        now, then = again["response_loss"], recorded["response_loss"]
         print(f"  response loss {now:.4f}, recorded {then:.4f} nats per token")
-    if found["questions_hash"] == recorded["questions_hash"]:
-        right = from_bits(found["correct_bits"], found["total"])
+    if again["questions_hash"] == recorded["questions_hash"]:
+        right = from_bits(again["correct_bits"], again["total"])
         before = from_bits(recorded["correct_bits"], recorded["total"])
         different = sum(a != b for a, b in zip(right, before, strict=True))
         print(f"  {different} questions differ in correctness" if different else "  the same questions are right")

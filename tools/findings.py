@@ -44,20 +44,20 @@ def build(published: Path = PUBLISHED) -> dict[Path, str]:
     from harness.report.markdown import fill_block
     from harness.report.points import launches
 
-    found = Studied(read_records([published]).records)
+    studied = Studied(read_records([published]).records)
     norms: dict[str, Any] = json.loads(NORMS.read_text()) if NORMS.exists() else {}
     blocks: dict[str, Callable[[], tuple[str, str]]] = {
-        "budgets": lambda: (budgets.budgets(found, launches(SIMULATED)), ""),
-        "levels": lambda: (levels.levels(found), ""),
-        "refinements": lambda: (levels.refinements(found), ""),
-        "rates": lambda: rates.rates(found),
-        "cores": lambda: (sizes.cores(found, norms), ""),
-        "sizes": lambda: sizes.sizes(found),
-        "quantized": lambda: (sizes.quantized(found), ""),
-        "loss": lambda: rates.loss(found),
-        "bases": lambda: (elsewhere.bases(found), ""),
-        "smollm2": lambda: (elsewhere.smollm2(found), ""),
-        "published": lambda: (elsewhere.published(found), ""),
+        "budgets": lambda: (budgets.budgets(studied, launches(SIMULATED)), ""),
+        "levels": lambda: (levels.levels(studied), ""),
+        "refinements": lambda: (levels.refinements(studied), ""),
+        "rates": lambda: rates.rates(studied),
+        "cores": lambda: (sizes.cores(studied, norms), ""),
+        "sizes": lambda: sizes.sizes(studied),
+        "quantized": lambda: (sizes.quantized(studied), ""),
+        "loss": lambda: rates.loss(studied),
+        "bases": lambda: (elsewhere.bases(studied), ""),
+        "smollm2": lambda: (elsewhere.smollm2(studied), ""),
+        "published": lambda: (elsewhere.published(studied), ""),
     }
     text, figures = PAGE.read_text(encoding="utf-8"), {}
     for name, block in blocks.items():

@@ -39,15 +39,15 @@ def main(argv: list[str]) -> None:
 
     torch.set_num_threads(1)
     out, fingerprinter = under_root(args.out), Fingerprinter()
-    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    by_run: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for job in jobs_of(args.experiment, args.runs_dir):
         p = plan(job, fingerprinter)
         finished = p.action == "skip" and (p.folder / "adapter.safetensors").is_file()
-        if finished and found.get(p.id, {}).get("science_hash") != p.science_hash:
-            found[p.id] = {"science_hash": p.science_hash} | norms_of_run(p.id, args.runs_dir)
-            write_text(out, json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+        if finished and by_run.get(p.id, {}).get("science_hash") != p.science_hash:
+            by_run[p.id] = {"science_hash": p.science_hash} | norms_of_run(p.id, args.runs_dir)
+            write_text(out, json.dumps(dict(sorted(by_run.items())), indent=1) + "\n")
             print(p.id, flush=True)
-    print(f"{len(found)} runs in {args.out}")
+    print(f"{len(by_run)} runs in {args.out}")
 
 
 def norms_of_run(run_id: str, runs_dir: str) -> dict[str, list[float]]:

@@ -152,10 +152,10 @@ def estimate(job: Job, finished: list[Record]) -> float | None:
 
     def scaled(record: Record) -> float:
         questions = record["test"]["total"] + record["valid"]["total"]
-        asked = questions if job.eval_limit is None else min(questions, 2 * job.eval_limit)
+        count = questions if job.eval_limit is None else min(questions, 2 * job.eval_limit)
         training = record["train"]["seconds"] if job.trains else 0.0
         examples = record["steps"] * record["science"]["batch_size"] if job.trains else 1
-        answering: float = (record["seconds"] - training) * asked / questions
+        answering: float = (record["seconds"] - training) * count / questions
         return answering + training * job.steps * job.batch_size / examples
 
     return median(map(scaled, alike)) if alike else None

@@ -22,5 +22,5 @@ def masked(value: Any) -> Any:
         return [masked(item) for item in value]
     if isinstance(value, str):
         for pattern in PATTERNS:
-            value = pattern.sub(lambda found: found[1] + MASK, value)
+            value = pattern.sub(lambda match: match[1] + MASK, value)
     return value

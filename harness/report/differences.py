@@ -15,8 +15,8 @@ def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
 
     If there are several others, the best on validation.
     """
-    wanted = (role, cell.first["quantization"])
-    same = [c for c in chosen if (c.first["variant"], c.first["quantization"]) == wanted and c.done]
+    role_and_base = (role, cell.first["quantization"])
+    same = [c for c in chosen if (c.first["variant"], c.first["quantization"]) == role_and_base and c.done]
     worth = lambda c: (c.own_settings, np.mean(list(c.validation.values())), c.name)
     return max(same, key=worth, default=None)
 

@@ -177,9 +177,9 @@ def place_labels(
         tries = (left for right, at, s in sides for left in ((right, at), (2 * x - right - width, at)))
         rects = ((left, at - ROW / 2, left + width, at + ROW / 2) for left, at in tries)
         free = (r for r in rects if _inside(r, box) and not any(_overlap(r, other) for other in marks + taken))
-        found = next(free, None)
-        out.append((round(found[0], 1), round(found[1] + ROW / 2, 1)) if found else None)
-        taken += [found] if found else []
+        place = next(free, None)
+        out.append((round(place[0], 1), round(place[1] + ROW / 2, 1)) if place else None)
+        taken += [place] if place else []
     return out
 
 

@@ -103,8 +103,8 @@ def _files(base: Path, name: str) -> dict[str, bytes]:
     return contents
 
 
-def _default_place(found: re.Match[bytes]) -> bytes:
-    return found[1] + b"_dir" + found[2] + {b"runs": b"runs", b"cache": b".cache"}[found[1]]
+def _default_place(match: re.Match[bytes]) -> bytes:
+    return match[1] + b"_dir" + match[2] + {b"runs": b"runs", b"cache": b".cache"}[match[1]]
 
 
 def show(runs_dir: str, compare: str = "") -> None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from harness.report.sections import Cell
 
 
-def budgets(found: Studied, counted: Launches) -> str:
+def budgets(studied: Studied, counted: Launches) -> str:
     """The adapters that are better on validation than all that train as few numbers; accuracy is on test.
 
     counted: by variant, as in reports/bench.json. Not clearly worse: on test, with as few numbers or fewer
     (Bonferroni over the adapters of the row).
     """
-    ran = [c.chosen for c in found.curves if c.chosen.first["variant"] != roles().ceiling and c.chosen.validation]
+    ran = [c.chosen for c in studied.curves if c.chosen.first["variant"] != roles().ceiling and c.chosen.validation]
     if len(ran) < 2:
         return ""
     body, best = [], -1.0
@@ -39,7 +39,7 @@ def budgets(found: Studied, counted: Launches) -> str:
                 f"{cell.first['adapter_file_bytes'] / 1e3:,.1f}",
                 _peak(cell, counted),
                 f"{100 * accuracy(cell):.1f} [{low}, {high}]",
-                _on_four_bits(cell, found),
+                _on_four_bits(cell, studied),
                 ", ".join(f"`{c.label}`" for c in alike) or "none",
             ]
         )
@@ -57,7 +57,7 @@ def _peak(cell: Cell, counted: Launches) -> str:
     return f"{own / base:.2f}" if own and base and cell.own_settings else "–"
 
 
-def _on_four_bits(cell: Cell, found: Studied) -> str:
+def _on_four_bits(cell: Cell, studied: Studied) -> str:
     """At the same settings and learning rate."""
-    same = [c for c in found.main if (c.label, c.first["lr"]) == (cell.label, cell.first["lr"]) and c.done]
+    same = [c for c in studied.main if (c.label, c.first["lr"]) == (cell.label, cell.first["lr"]) and c.done]
     return next((f"{100 * accuracy(c):.1f}" for c in same if c.first["quantization"] == "4bit"), "–")

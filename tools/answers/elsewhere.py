@@ -12,59 +12,59 @@ from tools._rank_order import FEWEST, agreeing, in_words
 from tools._studied import Studied, accuracy, by_loss, linked, response_loss, worth_by_loss
 
 
-def bases(found: Studied) -> str:
+def bases(studied: Studied) -> str:
     """Accuracy on other bases of the embedded benchmark: all settings the same but the model."""
-    lines, table = [], found.table
-    for s in found.sections:
+    lines, table = [], studied.table
+    for s in studied.sections:
         if table is None or s.setting != table.setting:
             continue
         if {k for k, v in table.protocol.items() if s.protocol.get(k) != v} != {"model"}:
             continue
-        theirs = {c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.done and c.chosen.trained}
-        ours = {c.chosen.label: accuracy(c.chosen) for c in found.usual if c.chosen.label in theirs}
-        pair = [*ours.values()], [accuracy(theirs[name]) for name in ours]
+        others = {c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.done and c.chosen.trained}
+        ours = {c.chosen.label: accuracy(c.chosen) for c in studied.usual if c.chosen.label in others}
+        pair = [*ours.values()], [accuracy(others[name]) for name in ours]
         alike, count = agreeing(*pair, least=0.05)
-        seeds = sorted({len(theirs[name].done) for name in ours})
+        seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
             f"* ρ {in_words(*pair)}; of the pairs more than 5 points apart there, {alike} of {count} have the same "
             f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. Accuracy "
-            f"there, %: " + ", ".join(f"{linked(theirs[n])} {100 * accuracy(theirs[n]):.1f}" for n in ours) + "."
+            f"there, %: " + ", ".join(f"{linked(others[n])} {100 * accuracy(others[n]):.1f}" for n in ours) + "."
         )
     return "\n".join(lines)
 
 
-def smollm2(found: Studied) -> str:
+def smollm2(studied: Studied) -> str:
     """Response losses on the two bases side by side, and how alike their order is."""
-    other = [c for s in found.sections for c in s.cells if c.trained and c.first["model"] == "smollm2_135m"]
-    theirs = {c.cells[0].first["variant"]: by_loss(c.cells) for c in curves(other) if any(map(worth_by_loss, c.cells))}
-    ours = {c.chosen.first["variant"]: by_loss(c.cells) for c in found.usual if any(map(worth_by_loss, c.cells))}
-    both = [v for v in ours if v in theirs and theirs[v].responses and ours[v].responses]
+    other = [c for s in studied.sections for c in s.cells if c.trained and c.first["model"] == "smollm2_135m"]
+    others = {c.cells[0].first["variant"]: by_loss(c.cells) for c in curves(other) if any(map(worth_by_loss, c.cells))}
+    ours = {c.chosen.first["variant"]: by_loss(c.cells) for c in studied.usual if any(map(worth_by_loss, c.cells))}
+    both = [v for v in ours if v in others and others[v].responses and ours[v].responses]
     if len(both) < FEWEST:
         return ""
-    both.sort(key=lambda v: response_loss(theirs[v]))
+    both.sort(key=lambda v: response_loss(others[v]))
     body = [
         [
-            linked(theirs[v]),
-            f"{response_loss(theirs[v]):.4f}",
-            str(len(theirs[v].done)),
+            linked(others[v]),
+            f"{response_loss(others[v]):.4f}",
+            str(len(others[v].done)),
             f"{response_loss(ours[v]):.4f}",
         ]
         for v in both
     ]
-    rho = in_words([response_loss(ours[v]) for v in both], [response_loss(theirs[v]) for v in both])
+    rho = in_words([response_loss(ours[v]) for v in both], [response_loss(others[v]) for v in both])
     head = ["adapter", "response loss, SmolLM2-135M", "seeds", "embedded base"]
     return f"Between the two bases, ρ {rho}.\n\n" + "\n".join(grid(head, body))
 
 
-def published(found: Studied) -> str:
+def published(studied: Studied) -> str:
     """Rank correlation with every published table."""
-    ours = {c.chosen.first["variant"]: accuracy(c.chosen) for c in found.usual}
+    ours = {c.chosen.first["variant"]: accuracy(c.chosen) for c in studied.usual}
     about = yaml.safe_load((REFERENCE / "sources.yaml").read_text())
     lines = []
     for source, reference in zip(about.values(), references(REFERENCE), strict=True):
         named = source.get("ours") or {p["id"].lower().replace("-", "_"): p["id"] for p in reference.points}
-        theirs = {p["id"]: p["accuracy"] for p in reference.points}
+        others = {p["id"]: p["accuracy"] for p in reference.points}
         both = [v for v in ours if v in named]
-        rho = in_words([ours[v] for v in both], [theirs[named[v]] for v in both])
+        rho = in_words([ours[v] for v in both], [others[named[v]] for v in both])
         lines.append(f"* {reference.title}: ρ {rho}. Compared: {', '.join(both) or 'none'}.")
     return "\n".join(lines) if ours else ""

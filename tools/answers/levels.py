@@ -18,9 +18,9 @@ REFINED = {
 }
 
 
-def levels(found: Studied) -> str:
+def levels(studied: Studied) -> str:
     """Adapters in groups whose best member does not beat the others clearly, and the noise that this rests on."""
-    rest = [c.chosen for c in found.usual if c.chosen.measures_seeds]
+    rest = [c.chosen for c in studied.usual if c.chosen.measures_seeds]
     if len(rest) < 2:
         return ""
     groups: list[list[Cell]] = []
@@ -43,14 +43,14 @@ def _noise(ran: list[Cell]) -> str:
     base = next((c for c in ran if c.label == roles().baseline), None)
     if base is None:
         return text
-    found = [estimate(c.right, base.right) for c in ran if c is not base]
-    least = median(100 * detectable(e.se, e.df) for e in found)
+    differences = [estimate(c.right, base.right) for c in ran if c is not base]
+    least = median(100 * detectable(e.se, e.df) for e in differences)
     return f"{text} A difference to `{base.label}` has to be about {least:.1f} points to be seen with 80 % power."
 
 
-def refinements(found: Studied) -> str:
+def refinements(studied: Studied) -> str:
     """Each refinement minus what it refines, both at their chosen rates; clear after Holm over all of these."""
-    ran = {c.chosen.label: c.chosen for c in found.usual if c.chosen.measures_seeds}
+    ran = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.measures_seeds}
     pairs = [(ran[name], ran[base]) for base, names in REFINED.items() for name in names if {name, base} <= ran.keys()]
     if not pairs:
         return ""

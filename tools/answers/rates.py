@@ -14,9 +14,9 @@ from tools._studied import CLOSE, Studied, accuracy, by_loss, linked, response_l
 BESIDE = {-1.0: "a tenth", -0.5: "a third", 0.5: "three times", 1.0: "ten times"}  # log₁₀ of the factor
 
 
-def loss(found: Studied) -> tuple[str, str]:
+def loss(studied: Studied) -> tuple[str, str]:
     """How well response loss predicts accuracy, over adapters and over learning rates."""
-    used = [c for c in found.usual if c.chosen.responses]
+    used = [c for c in studied.usual if c.chosen.responses]
     if len(used) < FEWEST:
         return "", ""
     right, low = [accuracy(c.chosen) for c in used], [-response_loss(c.chosen) for c in used]
@@ -59,9 +59,9 @@ def _plateaus(used: list[Curve]) -> list[str]:
     return [f"* {words[n]} within 2 points of the best: {', '.join(wide[n])}." for n in sorted(wide)]
 
 
-def rates(found: Studied) -> tuple[str, str]:
+def rates(studied: Studied) -> tuple[str, str]:
     """How much is lost beside the best learning rate."""
-    used = [c for c in found.usual if len(c.points) > 2]
+    used = [c for c in studied.usual if len(c.points) > 2]
     if not used:
         return "", ""
     series = []

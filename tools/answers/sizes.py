@@ -15,11 +15,11 @@ DENSE, LOW_RANK = "antipasto_arrow", "antipasto_dplr"
 NEAR = 0.06  # relative difference of the trained numbers of a pair of nearly equal size
 
 
-def cores(found: Studied, norms: dict[str, Any]) -> str:
+def cores(studied: Studied, norms: dict[str, Any]) -> str:
     """Pairs of nearly equal size; then what each learning rate did to the weights."""
     pairs = []
-    for low in (c.chosen for c in found.curves if c.chosen.first["variant"] == LOW_RANK):
-        dense = [c.chosen for c in found.curves if c.chosen.first["variant"] == DENSE]
+    for low in (c.chosen for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
+        dense = [c.chosen for c in studied.curves if c.chosen.first["variant"] == DENSE]
         near = min(dense, key=lambda d: abs(trained(d) / trained(low) - 1), default=None)
         if near is not None and abs(trained(near) / trained(low) - 1) <= NEAR:
             pairs.append((near, low))
@@ -31,19 +31,19 @@ def cores(found: Studied, norms: dict[str, Any]) -> str:
         difference = points(estimate(low.right, block.right))
         body.append([f"{trained(block):,} / {trained(low):,}", *sides, difference])
     head = ["trained numbers", "dense block, accuracy %", "low-rank core, accuracy %", "core − block, points"]
-    return "\n".join(grid(head, body)) + "\n\n" + _moved(found, norms)
+    return "\n".join(grid(head, body)) + "\n\n" + _moved(studied, norms)
 
 
-def _moved(found: Studied, norms: dict[str, Any]) -> str:
+def _moved(studied: Studied, norms: dict[str, Any]) -> str:
     """Per variant and learning rate, over all sizes: runs that failed, and medians of the norms' largest layers."""
     body = []
-    runs = [(r["variant"], r["lr"], r) for c in found.curves for cell in c.cells for r in cell.runs]
+    runs = [(r["variant"], r["lr"], r) for c in studied.curves for cell in c.cells for r in cell.runs]
     for variant, lr in sorted({(v, lr or 0.0) for v, lr, _ in runs if v in (DENSE, LOW_RANK)}):
         own = [r for v, rate, r in runs if (v, rate) == (variant, lr)]
         bad = [
             r
             for r in own
-            if r["status"] == "diverged" or (r["status"] == "done" and r["test"]["accuracy"] < found.floor)
+            if r["status"] == "diverged" or (r["status"] == "done" and r["test"]["accuracy"] < studied.floor)
         ]
         there = [norms[r["run_id"]] for r in own if norms.get(r["run_id"], {}).get("science_hash") == r["science_hash"]]
         sizes = [_median([max(n[key]) for n in there if n[key]]) for key in ("update", "core", "share")]
@@ -57,10 +57,10 @@ def _median(values: list[float]) -> str:
     return f"{median(values):.3g}" if values else "–"
 
 
-def sizes(found: Studied) -> tuple[str, str]:
+def sizes(studied: Studied) -> tuple[str, str]:
     """Accuracy over trained numbers, for variants that ran at three sizes or more."""
     by_variant: dict[str, list[Cell]] = {}
-    for c in found.curves:
+    for c in studied.curves:
         by_variant.setdefault(c.chosen.first["variant"], []).append(c.chosen)
     shown = {v: sorted(own, key=trained) for v, own in by_variant.items() if len({trained(c) for c in own}) >= 3}
     if not shown:
@@ -86,21 +86,25 @@ def _seeds(cell: Cell) -> tuple[float, float]:
     return float(by_seed.min()), float(by_seed.max())
 
 
-def quantized(found: Studied) -> str:
+def quantized(studied: Studied) -> str:
     """Accuracy on an 8-bit and a 4-bit base minus that on the plain one, at the same learning rate."""
     done = {
-        (c.first["variant"], c.first["quantization"], c.first["lr"]): c for c in found.main if c.done and c.own_settings
+        (c.first["variant"], c.first["quantization"], c.first["lr"]): c
+        for c in studied.main
+        if c.done and c.own_settings
     }
     bases = sorted({quantization for _, quantization, _ in done} - {"none"}, reverse=True)
     pairs = [(c, done[v, "none", lr]) for (v, q, lr), c in done.items() if q != "none" and (v, "none", lr) in done]
     if not pairs:
         return ""
-    found_ = [(c, estimate(c.right, plain.right)) for c, plain in pairs]
-    clear = [p < ALPHA for p in holm([e.p for _, e in found_])]
+    differences = [(c, estimate(c.right, plain.right)) for c, plain in pairs]
+    clear = [p < ALPHA for p in holm([e.p for _, e in differences])]
     lines = []
     for base in bases:
         own = [
-            (c, e, is_clear) for (c, e), is_clear in zip(found_, clear, strict=True) if c.first["quantization"] == base
+            (c, e, is_clear)
+            for (c, e), is_clear in zip(differences, clear, strict=True)
+            if c.first["quantization"] == base
         ]
         if not own:
             continue

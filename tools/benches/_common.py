@@ -76,13 +76,13 @@ def _sections(out: str) -> dict[str, Any]:
 # -- words -------------------------------------------------------------------------------------------------------------
 def spread(ratios: Iterable[float]) -> tuple[float, float, float]:
     """Median, least and largest."""
-    found = list(ratios)
-    return statistics.median(found), min(found), max(found)
+    figures = list(ratios)
+    return statistics.median(figures), min(figures), max(figures)
 
 
-def shown(found: tuple[float, float, float] | None, mark: str = "") -> str:
+def shown(figures: tuple[float, float, float] | None, mark: str = "") -> str:
     """`1.02 [1.01, 1.04]`, marked."""
-    return "–" if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]{mark}"
+    return "–" if figures is None else f"{figures[0]:.2f} [{figures[1]:.2f}, {figures[2]:.2f}]{mark}"
 
 
 def setting(section: dict[str, Any]) -> str:

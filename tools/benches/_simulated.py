@@ -231,8 +231,8 @@ def simulated() -> Iterator[Meter]:
         return np.full(t.shape, 7).tolist()
 
     def fake_numpy(t: Tensor, **kwargs: Any) -> Any:
-        made = isinstance(t, FakeTensor)
-        return np.zeros(t.shape, str(t.dtype).removeprefix("torch.")) if made else numpy(t, **kwargs)
+        fake = isinstance(t, FakeTensor)
+        return np.zeros(t.shape, str(t.dtype).removeprefix("torch.")) if fake else numpy(t, **kwargs)
 
     def fake_quantization(layer: nn.Module) -> str | None:
         """A FakeTensor is no plain tensor to the library, which refuses classes it does not know."""
@@ -263,7 +263,7 @@ def _llm_int8(name: str, tensors: list[Tensor]) -> Any:
     """LLM.int8's two operators with two outlier columns: how many there are depends on values, which fakes lack."""
     A, columns = tensors[0].flatten(0, -2), 2
     if name == "int8_vectorwise_quant":
-        found = torch.empty(columns, dtype=torch.long, device=A.device)
-        return torch.empty_like(A, dtype=torch.int8), torch.empty(len(A), device=A.device), found
+        outliers = torch.empty(columns, dtype=torch.long, device=A.device)
+        return torch.empty_like(A, dtype=torch.int8), torch.empty(len(A), device=A.device), outliers
     assert name == "int8_mixed_scaled_mm", name
     return A.new_empty(len(A), len(tensors[2])), A.new_empty(len(A), columns)

@@ -67,7 +67,7 @@ class Contest:
 
         correct: answers of both. alike: how many of the long texts are the same in both. tokens: their mean length.
         """
-        found = []
+        laps = []
         with ad.attach(self.model, self.job.adapter, seed=0):
             self.train(self.learning)
             ad.save(self.model, self.folder / "adapter.safetensors")
@@ -78,10 +78,10 @@ class Contest:
             (own, correct), (plain, plain_correct) = self.evaluate(), self.evaluate_plain()
             (own_long, texts), (plain_long, plain_texts) = self.answer_long(), self.answer_long_plain()
             times = {"evaluate": [own, plain], "long": [own_long, plain_long]}
-            found.append({"train": trained, **times})
+            laps.append({"train": trained, **times})
         alike = sum(a == b for a, b in zip(texts, plain_texts, strict=True))
         tokens = sum(len(self.tokenizer(t)["input_ids"]) for t in texts) / len(texts)
-        return {"rounds": found, "correct": [correct, plain_correct], "alike": alike, "tokens": tokens}
+        return {"rounds": laps, "correct": [correct, plain_correct], "alike": alike, "tokens": tokens}
 
     def train(self, job: Any) -> float:
         """Tokens per second."""
@@ -159,18 +159,18 @@ class Contest:
 
 def page(section: dict[str, Any]) -> str:
     """How many times faster than the plain loop."""
-    a, found, (correct, plain) = section["arguments"], section["rounds"], section["correct"]
+    a, laps, (correct, plain) = section["arguments"], section["rounds"], section["correct"]
     times = [
-        spread(own / other for own, other in (r["train"] for r in found)),
-        spread(other / own for own, other in (r["evaluate"] for r in found)),
-        spread(other / own for own, other in (r["long"] for r in found)),
+        spread(own / other for own, other in (r["train"] for r in laps)),
+        spread(other / own for own, other in (r["evaluate"] for r in laps)),
+        spread(other / own for own, other in (r["long"] for r in laps)),
     ]
     body = [
         [name, shown(t, "" if t[0] >= goal else " (below)"), f"{goal}"]
         for (name, goal), t in zip(GOALS.items(), times, strict=True)
     ]
     what = (
-        f"LoRA on the tiny benchmark, {a['steps']} steps and {a['questions']} questions a round, {len(found)} rounds. "
+        f"LoRA on the tiny benchmark, {a['steps']} steps and {a['questions']} questions a round, {len(laps)} rounds. "
         f"The plain loop (tools/benches/_plain.py) trains with PEFT, on shuffled batches, and answers by `generate` in "
         f"batches of 50. Both evaluate the same adapter: {correct} and {plain} answers are correct. In the last row a "
         f"hook ends the answers, at lengths spread like those of GSM8K's solutions ({section['tokens']:.0f} tokens on "

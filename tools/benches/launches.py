@@ -137,19 +137,19 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def over_budget(found: dict[str, float]) -> list[str]:
+def over_budget(ratio: dict[str, float]) -> list[str]:
     """The budgets that these ratios break."""
-    return [key for key, limit in LIMITS.items() if found.get(key, 0.0) > limit]
+    return [key for key, limit in LIMITS.items() if ratio.get(key, 0.0) > limit]
 
 
 def page(measured: dict[str, Any]) -> str:
     """The section of reports/bench.md."""
-    a, found = measured["arguments"], ratios(measured["rows"])
+    a, relative = measured["arguments"], ratios(measured["rows"])
     body = []
     for r in measured["rows"]:
         budgeted = r["name"] in ad.VARIANTS and not ad.VARIANTS[r["name"]].trains_base
-        over = over_budget(found[r["name"]]) if budgeted else []
-        figures = r | found[r["name"]]
+        over = over_budget(relative[r["name"]]) if budgeted else []
+        figures = r | relative[r["name"]]
         body.append([r["name"], *(_cell(what, figures.get(what), what in over) for _, what in COLUMNS)])
     what = (
         f"Counted, not measured: fake tensors on Qwen3-0.6B's shapes, bf16, {a['layers']} layers (2 and 3 are counted, "

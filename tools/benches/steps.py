@@ -69,17 +69,17 @@ def measure(args: Any) -> dict[str, Any]:
 # -- what is timed -----------------------------------------------------------------------------------------------------
 def time_all(model: Any, references: dict[str, Any], ids: Any, repeats: int) -> dict[str, float]:
     """Seconds of a training step (where anything is trained) and of one decoded token; on CUDA also a peak in bytes."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     if any(p.requires_grad for p in model.parameters()):
         cuda = ids.device.type == "cuda"
         train_step(model, ids if cuda else ids[:1, :8])  # what only the first call does
         ours, lora = partial(train_step, model, ids), partial(train_step, references["train"], ids)
-        found["train"], found["train reference"] = _between(ours, lora, repeats, ids.device)
+        seconds["train"], seconds["train reference"] = _between(ours, lora, repeats, ids.device)
         if cuda:
-            found["peak_bytes"] = _peak(model, references, ids)
+            seconds["peak_bytes"] = _peak(model, references, ids)
     with decoding(model, ids) as own, decoding(references["decode"], ids) as bare:
-        found["decode"], found["decode reference"] = _between(own, bare, DECODED * repeats, ids.device)
-    return found
+        seconds["decode"], seconds["decode reference"] = _between(own, bare, DECODED * repeats, ids.device)
+    return seconds
 
 
 def _between(own: Callable[[], None], other: Callable[[], None], count: int, device: Any) -> tuple[float, float]:
@@ -143,7 +143,7 @@ def ratio(rows: Rows, label: str, other: str, what: str) -> tuple[float, float, 
         return None
     if other == REFERENCE[what]:
         return spread(relative[0])
-    return spread(own / theirs for own, theirs in zip(*relative, strict=True))
+    return spread(own / peft for own, peft in zip(*relative, strict=True))
 
 
 def goal(variant: str, what: str) -> float:
@@ -168,7 +168,7 @@ def slower_than_peft(rows: Rows) -> list[tuple[str, str]]:
 
 def profiles(rows: Rows, ways: dict[str, Callable[[], Any]], model: Any, ids: Any) -> list[dict[str, Any]]:
     """For each miss: the five operators that take most milliseconds more than in the reference (own CPU time)."""
-    found = []
+    profiled = []
     for name, what in misses(rows):
         times = []
         for label in (name, REFERENCE[what]):
@@ -176,8 +176,8 @@ def profiles(rows: Rows, ways: dict[str, Callable[[], Any]], model: Any, ids: An
                 times.append(_profile(model, ids, what))
         more = {op: ms - times[1].get(op, 0.0) for op, ms in times[0].items()}
         top = sorted(more, key=more.__getitem__, reverse=True)[:5]
-        found.append({"variant": name, "what": what, "operators": {op: more[op] for op in top}})
-    return found
+        profiled.append({"variant": name, "what": what, "operators": {op: more[op] for op in top}})
+    return profiled
 
 
 def _profile(model: Any, ids: Any, what: str) -> dict[str, float]:
