@@ -32,12 +32,10 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
     baseline, against = _baseline(part)
     return [
         Column("variant", label, lambda r: r["name"]),
-        _support("8-bit", able, "8bit"),
-        _support("4-bit", able, "4bit"),
         Column("test accuracy, % [95 % interval]", accuracy, lambda r: r["accuracy"]),
+        _difference(f"difference to {against}, points [95 %], p", baseline, p=True),
         *_platinum(part),
         Column("seeds", lambda r: str(r["seeds"]), lambda r: r["seeds"]),
-        _difference(f"difference to {against}, points [95 %], p", baseline, p=True),
         Column("lr", lambda r: number(r["lr"], "g") + (" (edge)" if r["edge"] else ""), lambda r: r["lr"]),
         number_column("trained parameters", "params", ",.0f"),
         number_column("file, kB", "file_bytes", ",.1f", 1e-3),
@@ -49,6 +47,8 @@ def columns(part: pd.DataFrame, able: Capabilities) -> list[Column]:
         number_column("validation accuracy, %", "valid", ".1f", 100.0),
         number_column("truncated, %", "truncated", ".1f", 100.0),
         number_column("flexible accuracy, %", "flexible", ".1f", 100.0),
+        _support("8-bit", able, "8bit"),
+        _support("4-bit", able, "4bit"),
     ]
 
 

@@ -84,9 +84,12 @@ class Scale:
 
     @classmethod
     def logarithmic(cls, values: list[float], start: float, end: float) -> Scale:
-        low, high = min(values) / 1.6, max(values) * 1.6
+        ratio = max(values) / min(values)
+        margin = min(1.6, max(ratio**0.1, (2 / ratio) ** 0.5))  # from low to high at least a factor 2: there is a tick
+        low, high = min(values) / margin, max(values) * margin
         exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-        factors = (1.0,) if math.log10(high / low) > 2 else (1.0, 2.0, 5.0)
+        decades = math.log10(high / low)
+        factors = (1,) if decades > 2 else (1, 2, 5) if decades > 0.6 else range(1, 10)
         ticks = (f * 10.0**e for e, f in product(exponents, factors))
         return cls(low, high, start, end, tuple(t for t in ticks if low <= t <= high), log=True)
 
@@ -137,7 +140,7 @@ def _reference(row: Row, y: Scale) -> str:
         return _text(RIGHT - 4, BOTTOM - 6, f"↓ {name}", "end")
     if at < TOP:
         return _text(LEFT + 4, TOP + 10, f"↑ {name}")
-    return _line("reference", LEFT, at, RIGHT, at) + _text(LEFT + 4, at - 4, name)
+    return _line("reference", LEFT, at, RIGHT, at) + _text(RIGHT - 4, at - 4, name, "end")
 
 
 def _point(row: Row, x: float, at: float, y: Scale) -> str:

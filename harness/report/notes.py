@@ -35,12 +35,14 @@ def brief_notes(part: pd.DataFrame, clear: str) -> list[str]:
     if done.empty:
         return []
     compared = shown[shown["difference"].notna()]
+    count = f" over {len(compared)} comparisons" if len(compared) > 1 else ""
     lines = [
         f"{span(done['questions'], 'test question')}, {seed_span(shown)}; accuracy by marker. Intervals: "
         "Wilson for one seed, bootstrap over questions and seeds for several.",
-        f"Differences: same questions. {clear}: p < 0.05 after Holm, with several seeds on both sides. †: single seed, "
-        f"the sign may flip. {_detectable(compared)}".rstrip(),
-        "Learning rates: best on validation, never on test; in brackets how many were tried. edge: the best is the "
+        f"Differences: same questions. {clear}: p < 0.05 after Holm{count}, with several seeds on both sides. "
+        f"†: single seed, the sign may flip. {_detectable(compared)}".rstrip(),
+        f"Learning rates: best on validation, on {span(_tuned(shown)['valid_seeds'], 'seed')}, never on test; the "
+        "intervals leave out the doubt about this choice. In brackets how many were tried. edge: the best is the "
         "smallest or largest tried, so a better one may lie outside.",
     ]
     warned = " ".join(_warnings(done))
@@ -57,15 +59,21 @@ def span(column: pd.Series, word: str = "") -> str:
 
 def seed_span(shown: pd.DataFrame) -> str:
     """Of the rows that train something: the untrained model has nothing that a seed could change."""
-    trained = shown[shown["lr"].notna()]
-    return span((shown if trained.empty else trained)["seeds"], "seed")
+    return span(_tuned(shown)["seeds"], "seed")
+
+
+def _tuned(shown: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a learning rate; all, where there is none."""
+    tuned = shown[shown["lr"].notna()]
+    return shown if tuned.empty else tuned
 
 
 def _detectable(compared: pd.DataFrame) -> str:
     if compared.empty:
         return ""
-    lo, hi = (f"{100 * v:.1f}" for v in (compared["detectable"].min(), compared["detectable"].max()))
-    return f"Minimum detectable effect: {lo if lo == hi else f'{lo}–{hi}'} points (80 % power, before Holm)."
+    middle, most = (f"{100 * v:.1f}" for v in (compared["detectable"].median(), compared["detectable"].max()))
+    rows = f"{middle} points" if middle == most else f"median {middle}, at most {most} points"
+    return f"Minimum detectable effect: {rows} (80 % power, before Holm)."
 
 
 def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
@@ -145,5 +153,6 @@ def _capability_notes(done: pd.DataFrame, able: Capabilities) -> Iterator[str]:
     for variant in sorted(set(done["variant"])):
         reasons = {b: one_line(w) for b, w in able.get(variant, {}).items() if not w.startswith(("yes", "no"))}
         if reasons:
-            bits, why = " and ".join(sorted(reasons)), "; ".join(dict.fromkeys(w.rstrip(".") for w in reasons.values()))
+            bits = " and ".join(sorted(reasons))
+            why = "; ".join(dict.fromkeys(w.removeprefix(f"{variant}: ").rstrip(".") for w in reasons.values()))
             yield f"{variant} on {bits}: {why}."

@@ -9,6 +9,7 @@ const AXES = {
   forgetting: {label: "forgetting, nats per token on other text", less: "that forgets less"},
 };
 const COUNTED = "Counted on Qwen3-0.6B's shapes with GSM8K's settings (reports/bench.md), unless measured on a GPU.";
+const SHOWN_FIRST = 3; // columns before the curves: name, accuracy, difference
 const ROW = 14; // height of a label in pixels
 const SHAPES = [ // a mark around (0, 0) for each data set
   "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0", "M-4.5 -4.5h9v9h-9z", "M0 -6L5.5 4.5H-5.5z", "M0 -6L6 0L0 6L-6 0z",
@@ -147,7 +148,7 @@ function referenceLine(p, y, box, taken) {
   const at = y(p.accuracy), off = at > box.bottom ? "↓ " : at < box.top ? "↑ " : "";
   const name = `${off}${p.name} ${p.accuracy.toFixed(1)}`, wanted = Math.min(box.bottom - ROW, Math.max(box.top, at - ROW));
   const top = taken.some(r => Math.abs(r[1] - wanted) < ROW) ? wanted + (off === "↓ " ? -ROW : ROW) : wanted;
-  const left = off === "↓ " ? box.right - 4 - widthOf(name) : box.left + 4; // below right there is most often nothing
+  const left = off === "↑ " ? box.left + 4 : box.right - 4 - widthOf(name); // right, where points are most often far above
   taken.push([left, top, left + widthOf(name), top + ROW]);
   const across = off ? [] : [line(`reference set${p.set % 6}`, box.left, at, box.right, at)];
   return [...across, text("name", left, top + 11, "start", name)];
@@ -174,9 +175,12 @@ function names(marks, taken, box) {
   });
 }
 function answer(marks, cost, less) {
-  const first = sets.findIndex((_, n) => used(n)), best = front(marks.filter(p => p.set === first), cost);
+  // A step that is smaller than its interval is no answer.
+  const first = sets.findIndex((_, n) => used(n)), best = [];
+  for (const p of front(marks.filter(p => p.set === first), cost))
+    if (!best.length || p.low === null || p.low > best.at(-1).accuracy) best.push(p);
   const parts = best.reverse().slice(0, 6).flatMap((p, n) => [
-    ["", `; ${less} `][n] ?? ", ", Object.assign(document.createElement("strong"), {textContent: p.name}), ` ${n ? p.accuracy.toFixed(1) + " %" : percent(p)}`,
+    ["", `; ${less} `][n] ?? ", ", Object.assign(document.createElement("strong"), {textContent: p.name}), ` ${percent(p)}`,
   ]);
   element("answer").replaceChildren(...best.length ? [`${sets[first].title}: most accurate `, ...parts, best.length > 6 ? ", …" : "."] : []);
 }
@@ -237,16 +241,16 @@ function select(p) {
 }
 function addSparklines(section, n) {
   if (!sets[n].points.some(p => p.rates || p.loss)) return;
-  const variant = section.querySelector("th"), size = {width: 90, height: 26}, base = baselineOf({set: n});
+  const beside = section.querySelectorAll("th")[SHOWN_FIRST - 1], size = {width: 90, height: 26}, base = baselineOf({set: n});
   for (const title of [base ? `loss − ${base.name}'s` : "loss", "learning rates"])
-    variant.after(Object.assign(document.createElement("th"), {textContent: title, scope: "col"}));
+    beside.after(Object.assign(document.createElement("th"), {textContent: title, scope: "col"}));
   for (const row of section.querySelectorAll("tr[data-id]")) {
     const p = pointOf(row);
     for (const svg of [lossChart(p, size), ratesChart(p, size)]) {
       const button = Object.assign(document.createElement("button"), {type: "button", title: "show large"});
       button.append(...svg ? [svg] : []);
       button.addEventListener("click", () => { select(p); element("chosen").scrollIntoView({block: "center"}); });
-      row.insertCell(1).append(...svg ? [button] : []);
+      row.insertCell(SHOWN_FIRST).append(...svg ? [button] : []);
     }
   }
 }

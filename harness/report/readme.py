@@ -57,6 +57,7 @@ def results(frame: pd.DataFrame) -> str:
     for title, part in main_sections(frame):
         ranked, references = split(part)
         out.append(f"**{title}.** {reference_line(references)}".strip())
+        out += verdict(ranked)
         out += [table(ranked, brief_columns(part[part["chosen"]])), "\\\n".join(brief_notes(part, "Bold"))]
     others = frame["section"].nunique() - len(main_sections(frame))
     more = f", and {others} table{'s' * (others > 1)} with other settings" if others else ""
@@ -71,13 +72,25 @@ def reference_line(references: list[Row]) -> str:
     return f"For reference, not ranked: {', '.join(texts)}." if texts else ""
 
 
+def verdict(ranked: pd.DataFrame) -> list[str]:
+    """Which adapters differ clearly from the baseline; nothing where none was compared."""
+    base, compared = ranked[ranked["variant"] == roles().baseline], ranked[ranked["difference"].notna()]
+    if base.empty or compared.empty:
+        return []
+    clear, above = compared["clear"].astype(bool), compared["difference"] > 0
+    better, same, worse = (
+        ", ".join(f"`{label(row)}`" for _, row in compared[rows].iterrows()) or "none"
+        for rows in (clear & above, ~clear, clear & ~above)
+    )
+    against = label(base.iloc[0])
+    return [f"Clearly better than `{against}`: {better}. Not clearly different: {same}. Clearly worse: {worse}."]
+
+
 def _status(title: str, part: pd.DataFrame) -> str:
     """What has been measured of one benchmark."""
     done = part[part["chosen"] & (part["seeds"] > 0)]
-    return (
-        f"* {title}: {done['variant'].nunique()} variants measured, each with {seed_span(done)}, on "
-        f"{span(done['questions'], 'question')}."
-    )
+    tuned = done[done["lr"].notna()]["variant"].nunique()
+    return f"* {title}: {tuned} variants trained, each with {seed_span(done)}; {span(done['questions'], 'question')}."
 
 
 def _families(title: str, part: pd.DataFrame) -> str:
@@ -91,7 +104,13 @@ def _families(title: str, part: pd.DataFrame) -> str:
         what = fixed.get(row["variant"]) or "best of " + family(row["variant"])
         cells = [number(row[c], ".1f", 100.0) for c in strata]
         body.append([what, label(row), accuracy(row), *cells, number(row["params"], ",.0f")])
-    head = ["", title, "accuracy, % [95 %]", *(f"{c.removeprefix('accuracy_')}, %" for c in strata), "parameters"]
+    head = [
+        "best on validation",
+        title,
+        "accuracy, % [95 %]",
+        *(f"{c.removeprefix('accuracy_')}, %" for c in strata),
+        "parameters",
+    ]
     return "\n".join(grid(head, body))
 
 

@@ -132,10 +132,13 @@ def test_axis_filters_and_published_results(browser: Any, page: Path) -> None:
         assert drawn.keys() == {p["name"] for p in shown}, axis
         across = [drawn[p["name"]][0] for p in shown]
         assert across == sorted(across)
-        front = [p["name"] for p in shown if not any(beats(q, p, axis) for q in shown)]
+        steps: list[dict[str, Any]] = []  # of the front, those larger than their interval
+        for p in (p for p in shown if not any(beats(q, p, axis) for q in shown)):
+            if not steps or p["low"] > steps[-1]["accuracy"]:
+                steps.append(p)
         script = "return [...document.querySelectorAll('#answer strong')].map(e => e.textContent)"
         answer = browser.execute_script(script)  # at once: a late resize draws all of it anew
-        assert answer == front[::-1][:6], axis
+        assert answer == [p["name"] for p in steps[::-1][:6]], axis
     one, two, three = sorted(own, key=lambda p: p["accuracy"])[::3]
     high = {p["name"]: drawn[p["name"]][1] for p in (one, two, three)}
     share = (high[two["name"]] - high[one["name"]]) / (high[three["name"]] - high[one["name"]])

@@ -98,14 +98,16 @@ def test_readmes_blocks_are_those_of_the_records() -> None:
     text = readme(BLOCKS, rows([*made, better]), [*made, better], {"Embedded benchmark": "reports/plots/x.svg"})
     lines = text.splitlines()
     assert "![Embedded benchmark: accuracy against trained parameters](reports/plots/x.svg)" in lines
-    assert "* Embedded benchmark: 6 variants measured, each with 1 seed, on 300 questions." in lines
+    assert "* Embedded benchmark: 5 variants trained, each with 1 seed; 300 questions." in lines
     (default,) = [r for r in made if r["variant"] == "hra" and r["lr"] == usual_lr("hra", "tiny")]
     assert f"    {default['run_id']}" in lines
     table = [line for line in lines if line.startswith("| [") and "](" in line]
     assert [line.split("]")[0] for line in table] == ["| [oft", "| [lora", "| [hra", "| [ia3"]
     assert all(line.count("|") == 6 for line in table)
     best = [
-        [c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith(("| best", "| base", "| train"))
+        [c.strip() for c in line.split("|")[1:-1]]
+        for line in lines
+        if line.startswith(("| best of", "| base", "| train"))
     ]
     assert [(row[0], row[1]) for row in best] == [
         ("trains nothing", "none"), ("best of gains", "ia3"), ("best of rotations", "hra"), ("baseline", "lora"),

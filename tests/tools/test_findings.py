@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -83,12 +84,15 @@ def test_another_base_is_compared_by_order() -> None:
     shares = (0.9, 0.8, 0.6, 0.4, 0.2)
     runs = [record(v, s, 1.0) for v, s in zip([*VARIANTS, "eva"], [*shares, 0.5], strict=True)]
     for v, s in zip(VARIANTS, shares, strict=True):
-        other = record(v, 1 - s, 1.0)
+        other = record(v, 1 - s, 1.0, params=round(1000 * (1 - s)))
         other["science"] = other["science"] | {"model": "sha256:other"}
         runs.append(other | {"run_id": other["run_id"] + "__other"})
     text = elsewhere.bases(Studied(runs))  # type: ignore[arg-type]
-    assert text.startswith("* ρ -1.00 [-1.00, -1.00] (n = 5); of the pairs more than 5 points apart there, 0 of 10 ")
-    assert "eva" not in text
+    assert text.startswith(
+        "* ρ -1.00 [-1.00, -1.00] (n = 5); trained numbers alone order them with ρ 1.00 [1.00, 1.00] "
+    )
+    assert "Of the pairs more than 5 points apart there, 0 of 10 have the same order here." in text
+    assert text.endswith("Not run there: eva.")
     assert elsewhere.bases(Studied(runs[:6])) == ""  # type: ignore[arg-type]
 
 
@@ -160,7 +164,8 @@ def test_budgets_name_the_better_and_larger_ones() -> None:
     assert [row[1] for row in rows] == ["100", "300"]
     assert [row[3] for row in rows] == ["0.90", "1.00"]
     assert [row[5] for row in rows] == ["50.0", "–"]
-    assert [row[6] for row in rows] == ["none", "`ia3`"]
+    assert [row[7] for row in rows] == ["none", "`ia3`"]
+    assert {row[6] for row in rows} == {f"{median(r['forgetting']['nats'] for r in runs[:3]):+.2f}"}
     assert budgets.budgets(Studied(runs[:3]), counted) == ""
 
 
@@ -178,12 +183,12 @@ def test_rates_are_compared_with_the_best_of_their_adapter() -> None:
     lines = text.splitlines()
     assert (
         lines[0]
-        == "* Median loss against the best rate, points: 20.0 at a tenth, 80.0 at ten times of it (3 adapters)."
+        == "* Median loss against the best rate, points: 20.0 at a tenth (3 adapters), 80.0 at ten times (3 adapters)."
     )
     assert re.findall(r"\[(\w+)\]", lines[1]) == ["hra", "ia3"]
     assert lines[1].startswith("* One rate within 2 points of the best: [")
     assert lines[2].startswith("* Two rates within 2 points of the best: [lora](")
-    assert lines[2].endswith("/result.json) 0.009 to 0.01.")
+    assert lines[2].endswith("/result.json) 0.009/0.01.")
     assert svg.count("<polyline") == 4
     assert svg.count(">median</text>") == 1
 

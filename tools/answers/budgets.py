@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from harness.report.markdown import grid
@@ -40,11 +40,13 @@ def budgets(studied: Studied, counted: Launches) -> str:
                 _peak(cell, counted),
                 f"{100 * accuracy(cell):.1f} [{low}, {high}]",
                 _on_four_bits(cell, studied),
+                f"{median(r['forgetting']['nats'] for r in cell.done):+.2f}",
                 ", ".join(f"`{c.label}`" for c in alike) or "none",
             ]
         )
     head = ["adapter", "trained numbers", "file, kB", "training peak ÷ lora's", "accuracy, %", "on a 4-bit base, %"]
-    return "\n".join(grid([*head, "not clearly worse, with no more"], body))
+    head += ["forgetting, nats/token", "as small or smaller, and not clearly worse"]
+    return "\n".join(grid(head, body))
 
 
 def _worth(cell: Cell) -> float:

@@ -9,7 +9,7 @@ from harness.report.learning_rates import curves
 from harness.report.markdown import grid
 from harness.report.others import references
 from tools._rank_order import FEWEST, agreeing, in_words
-from tools._studied import Studied, accuracy, by_loss, linked, response_loss, worth_by_loss
+from tools._studied import Studied, accuracy, by_loss, linked, response_loss, trained, worth_by_loss
 
 
 def bases(studied: Studied) -> str:
@@ -24,11 +24,15 @@ def bases(studied: Studied) -> str:
         ours = {c.chosen.label: accuracy(c.chosen) for c in studied.usual if c.chosen.label in others}
         pair = [*ours.values()], [accuracy(others[name]) for name in ours]
         alike, count = agreeing(*pair, least=0.05)
+        by_size = in_words([float(trained(others[name])) for name in ours], pair[1])
+        absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
         seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
-            f"* ρ {in_words(*pair)}; of the pairs more than 5 points apart there, {alike} of {count} have the same "
-            f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. Accuracy "
-            f"there, %: " + ", ".join(f"{linked(others[n])} {100 * accuracy(others[n]):.1f}" for n in ours) + "."
+            f"* ρ {in_words(*pair)}; trained numbers alone order them with ρ {by_size}. Of the pairs more than 5 "
+            f"points apart there, {alike} of {count} have the same order here. Seeds there: "
+            f"{'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. Accuracy there, %: "
+            + ", ".join(f"{linked(others[n])} {100 * accuracy(others[n]):.1f}" for n in ours)
+            + f". Not run there: {', '.join(absent) or 'none'}."
         )
     return "\n".join(lines)
 

@@ -30,6 +30,10 @@ def loss(studied: Studied) -> tuple[str, str]:
         f"* Between learning rates: the lowest validation loss picks another rate than the best validation accuracy "
         f"for {len(other)} of {len(used)} adapters.",
     ]
+    upper = sorted(used, key=lambda c: -accuracy(c.chosen))[: len(used) // 2]
+    if len(upper) >= FEWEST:
+        best = in_words([-response_loss(c.chosen) for c in upper], [accuracy(c.chosen) for c in upper])
+        lines[0] += f" Among the better half alone, ρ {best}."
     if cost:
         worst = max(cost, key=lambda name: cost[name])
         lines[1] += (
@@ -53,8 +57,7 @@ def _plateaus(used: list[Curve]) -> list[str]:
     for c in used:
         least = max(p.valid for p in c.points.values()) - CLOSE
         good = sorted(p.lr for p in c.points.values() if p.valid >= least)
-        span = f"{good[0]:g}" + f" to {good[-1]:g}" * (len(good) > 1)
-        wide.setdefault(min(len(good), 3), []).append(f"{linked(c.chosen)} {span}")
+        wide.setdefault(min(len(good), 3), []).append(f"{linked(c.chosen)} {'/'.join(f'{lr:g}' for lr in good)}")
     words = {1: "One rate", 2: "Two rates", 3: "Three rates or more"}
     return [f"* {words[n]} within 2 points of the best: {', '.join(wide[n])}." for n in sorted(wide)]
 
@@ -74,9 +77,9 @@ def rates(studied: Studied) -> tuple[str, str]:
         for factor, lost in below:
             beside.setdefault(round(2 * math.log10(factor)) / 2, []).append(lost)
     often = {e: median(lost) for e, lost in sorted(beside.items()) if len(lost) > len(used) / 2}
-    said = [f"{-often[e]:.1f} at {word}" for e, word in BESIDE.items() if e in often]
+    said = [f"{-often[e]:.1f} at {word} ({len(beside[e])} adapters)" for e, word in BESIDE.items() if e in often]
     series.append(Series("median", [(10**e, lost) for e, lost in often.items()]))
-    text = f"* Median loss against the best rate, points: {', '.join(said)} of it ({len(used)} adapters)."
+    text = f"* Median loss against the best rate, points: {', '.join(said)}."
     return "\n".join([text, *_plateaus(used)]), chart(
         "Validation accuracy minus that at the best rate, points", "rate ÷ best rate", series
     )
