@@ -19,6 +19,7 @@ from harness.tiny.problems import PROMPT
 
 SHARED = {"benchmark": "tiny", "model": "sha256:m", "data.test": "sha256:t", "prompt": PROMPT, "valid_size": 500}
 STEPS = usual_protocol("tiny")["steps"]
+CALIBRATED = ("eva", "antipasto_asvd", "antipasto_corda")  # need it
 TRAINED = {"data.train": "sha256:d", "steps": STEPS, "batch_size": 16, "weight_decay": 0.1}
 
 
@@ -53,7 +54,11 @@ def record(
         else f"tiny-{model}__{variant}__{quantization}"
     )
     own = {"variant": variant, "quantization": quantization, "scorer_version": 1, "results_version": 1} | SHARED
-    own |= TRAINED | {"lr": lr, "seed": seed, "adapter.r": rank, "calibration_examples": 128} if trained else {}
+    own |= (
+        TRAINED | {"lr": lr, "seed": seed, "adapter.r": rank, "calibration_examples": 128 * (variant in CALIBRATED)}
+        if trained
+        else {}
+    )
     own |= science
     odd = f"__{zlib.crc32(json.dumps(science, sort_keys=True).encode()):08x}" if science else ""
     seen = np.random.default_rng([*variant.encode(), seed or 0, round(1e6 * (lr or 0))])

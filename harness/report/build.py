@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.hashing import sha256
 from harness.paths import PUBLISHED, ROOT
 from harness.records.record import Record
 from harness.records.store import read_records
@@ -44,13 +45,13 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
     """Name → text of the long tables, the page and the figures. folders: where the rows' metrics.jsonl lie."""
     able, published, counted = capabilities(), references(REFERENCE), launches(SIMULATED)
     parts = by_section(frame)
-    order = list(parts)
+    baselines = frame.loc[frame["is_baseline"], ["cell", "section"]] if parts else frame
+    place = {row["cell"]: list(parts).index(row["section"]) for _, row in baselines.iterrows()}
     sets = []
-    for n, (title, part) in enumerate(parts.items()):
-        within = part["within"].iloc[0]  # the set with its baseline
-        base = order.index(within) if within in order else n
+    for title, part in parts.items():
+        against = [place.get(cell) for cell in (*part["baseline"], *part["cell"]) if cell in place]
         points = row_points(part, losses(part, folders), counted)
-        sets.append({"title": title, "note": "", "base": base, "points": points})
+        sets.append({"title": title, "note": "", "base": next(iter(against), None), "points": points})
     sets += [{"title": r.title, "note": f"{r.title}: {NOT_COMPARABLE}", "points": r.points} for r in published]
     figures = {_plot(title): svg for title, part in parts.items() if (svg := accuracy_figure(title, part))}
     return figures | {
@@ -62,7 +63,9 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
 
 
 def _plot(title: str) -> str:
-    return f"plots/{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')[:120]}-accuracy.svg"
+    name = re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-")
+    short = name if len(name) <= 120 else f"{name[:110]}-{sha256(title)[:8]}"
+    return f"plots/{short}-accuracy.svg"
 
 
 def _csv(frame: pd.DataFrame) -> str:

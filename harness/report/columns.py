@@ -65,10 +65,10 @@ def brief_columns(part: pd.DataFrame) -> list[Column]:
 
 
 def _baseline(part: pd.DataFrame) -> tuple[str | None, str]:
-    """The baseline's cell and variant in these rows."""
-    baseline = next((b for b in part["baseline"] if known(b)), None)
-    base = part.loc[part["cell"] == baseline, "variant"]
-    return baseline, str(base.iloc[0]) if len(base) else roles().baseline if baseline else "the baseline"
+    """The cell that these rows are compared with, which may stand in another table, and its variant."""
+    own = [str(cell) for cell in part.loc[part["is_baseline"], "cell"]]
+    baseline = next(iter([*own, *(b for b in part["baseline"] if known(b))]), None)
+    return baseline, roles().baseline if baseline else "the baseline"
 
 
 def _difference(head: str, baseline: str | None, *, p: bool) -> Column:

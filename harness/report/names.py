@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+import adapters as ad
 from harness.paths import CONF
 from harness.records.record import one_line
 
 # Settings of conf/benchmark/ that a record's `science` has by the same name.
 BENCHMARK = ("steps", "batch_size", "max_length", "prompt", "valid_size", "eval_batch_size", "max_new_tokens")
+CALIBRATED = {"calibration_examples"}  # settings of a run that belong to its adapter
 PHRASES = {
     "steps": "{} steps",
     "batch_size": "batch {}",
@@ -70,12 +72,18 @@ def _phrase(name: str, value: Any) -> str:
 
 
 @functools.cache
+def _everywhere() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
+    return loaded
+
+
+@functools.cache
 def usual_protocol(benchmark: str) -> dict[str, Any]:
     """The benchmark's own settings, named as in a record's `science`; empty where conf/ has no such benchmark."""
     file = CONF / "benchmark" / f"{benchmark}.yaml"
     if not file.exists():
         return {}
-    own, everywhere = (yaml.safe_load(f.read_text()) for f in (file, CONF / "config.yaml"))
+    own, everywhere = yaml.safe_load(file.read_text()), _everywhere()
     train = {k: everywhere["train"][k] for k in ("weight_decay", "warmup", "clip")}
     return train | {"eval_limit": everywhere["eval"]["limit"]} | {k: own[k] for k in BENCHMARK}
 
@@ -85,7 +93,18 @@ def row_name(variant: str, benchmark: str, science: Mapping[str, Any]) -> str:
     """`lora`, or `lora (r 16, targets all)` where settings differ from the variant's own in conf/variant/."""
     own = {k.removeprefix("adapter."): v for k, v in science.items() if k.startswith("adapter.")}
     different = changes(own, usual_adapter(variant, benchmark))
+    different += changes({k: science[k] for k in CALIBRATED & science.keys()}, _usual_calibration(variant))
     return f"{variant} ({', '.join(different)})" if different else variant
+
+
+@functools.cache
+def _usual_calibration(variant: str) -> dict[str, Any]:
+    """How many training examples the variant reads if nobody says otherwise; empty for a variant that is not here."""
+    kind = ad.VARIANTS.get(variant)
+    if kind is None:
+        return {}
+    reads = kind.calibration(kind.Config()) is ad.Calibration.required
+    return {name: _everywhere()["train"][name] if reads else 0 for name in CALIBRATED}
 
 
 @functools.cache

@@ -53,9 +53,11 @@ def _peft_row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     config, done, variant = run["train_config"], train["status"] == "success", str(run["experiment_name"])
     section = one_line(f"{THEIRS}: {config['model_id']}, {config['max_steps']} steps")
     row: dict[str, Any] = dict.fromkeys([*MEASURED, *COMPARED, "run", "lora_rank", "valid_common"])
-    row |= dict.fromkeys(("main", "edge"), False) | dict.fromkeys(("diverged", "curve_diverged", "valid_seeds"), 0)
+    row |= dict.fromkeys(("main", "edge", "is_baseline"), False) | dict.fromkeys(
+        ("diverged", "curve_diverged", "valid_seeds"), 0
+    )
     row |= dict.fromkeys(("failed", "curve_failed"), int(not done))
-    row |= dict.fromkeys(("setting", "section", "within"), section)
+    row |= dict.fromkeys(("setting", "section"), section)
     row |= dict.fromkeys(("cell", "curve"), one_line(name)) | {
         "variant": one_line(variant),
         "name": one_line(variant if name == variant.replace("/", "--") else f"{variant} ({name})"),

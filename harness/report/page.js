@@ -198,7 +198,7 @@ function caption(shown, marks, label, counted) {
 const pointFor = (set, id) => points.find(p => p.set === set && p.id === id);
 const pointOf = row => pointFor(sections.indexOf(row.closest("section")), row.dataset.id) ?? {reference: true};
 const baselineIn = set => points.find(p => p.set === set && p.baseline);
-const baselineOf = p => baselineIn(p.set) ?? baselineIn(sets[p.set].base);
+const baselineOf = p => baselineIn(sets[p.set].base);
 function lossBeside(p) {
   const base = new Map(baselineOf(p)?.loss);
   return (p.loss ?? []).filter(([step]) => base.has(step)).map(([step, loss]) => [step, loss - base.get(step)]);
@@ -272,6 +272,11 @@ sets.forEach((set, n) => {
   label.className = `set${n % 6}`;
   label.append(box, ` ${set.title}`);
   element("sets").append(label);
+});
+element("quantization").addEventListener("change", ({target}) => { // show a table that has such rows
+  const has = n => sets[n].points.some(p => !p.reference && (!target.value || p.quantization === target.value));
+  if (sets.some((_, n) => used(n) && has(n))) return;
+  element("sets").querySelectorAll("input").forEach((box, n) => box.checked ||= n === sets.findIndex((_, m) => has(m)));
 });
 element("controls").addEventListener("change", draw);
 

@@ -24,7 +24,10 @@ Cells = list[tuple[str, Any]]  # (HTML, sort key) of one row
 def page(
     parts: dict[str, pd.DataFrame], able: Capabilities, sets: list[dict[str, Any]], published: list[Reference]
 ) -> str:
-    """The whole page. sets: the plot's data (title, note, points), of the parts and then of the published tables."""
+    """The whole page. sets: the plot's data, of the parts and then of the published tables.
+
+    A set has title, note, points, and base: the number of the set with its baseline, null where none is.
+    """
     tables = [_section(title, part, able) for title, part in parts.items()] + [_reference(r) for r in published]
     if not parts:
         tables.insert(0, "<p>No published runs yet.</p>")

@@ -133,6 +133,11 @@ class Section:
         """In words, what differs from the benchmark's own settings."""
         return changes(self.protocol, usual_protocol(self.cells[0].first["benchmark"]))
 
+    @property
+    def plain(self) -> int:
+        """How many cells are of a variant's own settings on a plain base."""
+        return sum(c.own_settings and c.first["quantization"] == "none" for c in self.cells)
+
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""
         others = cell.questions != self.questions and None not in (cell.questions, self.questions)
@@ -168,7 +173,7 @@ def sections(cells: list[Cell]) -> list[Section]:
             section.cells.append(cell)
     order = {setting: n for n, setting in enumerate(known_settings())}
     place = {s.setting: (order.get(s.setting, len(order)), s.setting) for s in out}
-    out.sort(key=lambda s: (*place[s.setting], len(s.unusual), -len(s.cells), s.cells[0].name))
+    out.sort(key=lambda s: (*place[s.setting], len(s.unusual), -s.plain, s.cells[0].name))
     _entitle(out, order.keys())
     return out
 

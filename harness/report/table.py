@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.hashing import sha256
 from harness.records.record import Record, one_line
-from harness.report.differences import differences, pairs
+from harness.report.differences import baseline_of, differences, pairs
 from harness.report.learning_rates import Curve, curves
 from harness.report.names import roles
 from harness.report.sections import Cell, questions_of, sections
@@ -54,7 +54,7 @@ def cells(records: list[Record]) -> list[Cell]:
 def rows(records: list[Record]) -> pd.DataFrame:
     """One row per cell and table, best first within a table; `chosen` marks the learning rate of each variant.
 
-    section: the table's title. within: the title of the table whose baseline the rows are compared with.
+    section: the table's title. is_baseline: whether others, of its quantization, are compared with the row.
     """
     role = roles()
     out: list[dict[str, Any]] = []
@@ -67,7 +67,8 @@ def rows(records: list[Record]) -> pd.DataFrame:
         new = []
         for cell in sorted(section.cells, key=section.place):
             title, main = section.place(cell)
-            new.append(_row(cell) | {"section": title, "main": main, "within": section.title})
+            own = {"section": title, "main": main, "is_baseline": baseline_of(cell, chosen, role.baseline) is cell}
+            new.append(_row(cell) | own)
         for row in new:
             row |= _place(row["cell"], tuned) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
             row |= _overhead(row, [r for r in new if r["variant"] == role.floor])

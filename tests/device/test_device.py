@@ -48,7 +48,11 @@ def begun(*words: str) -> subprocess.Popen[str]:
 
 
 def passes(*started: subprocess.Popen[str]) -> None:
-    ended = [(process.communicate(), process.returncode) for process in started]
+    try:
+        ended = [(process.communicate(), process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()  # nothing to a process that has ended
     assert [code for _, code in ended] == [0] * len(ended), "".join(
         out[-8000:] + err[-2000:] for (out, err), _ in ended
     )

@@ -135,3 +135,43 @@ def test_every_column_is_in_the_long_tables(frame: pd.DataFrame) -> None:
     assert {"p_holm", "detectable", "train_overhead_gb", "unhealthy", "valid_common"} <= set(
         made["results.csv"].splitlines()[0].split(",")
     )
+
+
+def test_every_set_of_the_page_knows_the_set_with_its_baseline() -> None:
+    """The baseline of the same quantization, wherever it stands; null where there is none."""
+    cells: list[dict[str, Any]] = [{}, {"quantization": "4bit"}, {"rank": 4}, {"rank": 4, "quantization": "4bit"}]
+    made = [factory.record(v, 0, 0.01, **more) for v in ("lora", "hra") for more in cells]
+    made += [factory.record("hra", 0, 0.01, quantization="8bit")]
+    sets = page_sets(made)
+    titles = [s["title"].removeprefix("Embedded benchmark") for s in sets]
+    assert dict(zip(titles, [titles[s["base"]] if s["base"] is not None else None for s in sets], strict=True)) == {
+        "": "",
+        ": 4bit base": ": 4bit base",
+        ": 8bit base": None,
+        ": other adapter settings": "",
+        ": other adapter settings, 4bit base": ": 4bit base",
+    }
+    flagged = {(s["title"], p["name"]) for s in sets for p in s["points"] if p["baseline"]}
+    assert {name for _, name in flagged} == {"lora", "lora 4bit"}
+    alone = page_sets([factory.record("lora", 0, 0.01), factory.record("lora", 0, 0.01, rank=4)])
+    assert [[p["baseline"] for p in s["points"]] for s in alone] == [[True], [False]]
+
+
+def page_sets(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The data block of index.html, but for the published tables."""
+    html = files(rows(records), records, [])["index.html"]
+    block = re.search(r'id="data">(.*?)</script>', html, re.DOTALL)
+    assert block
+    return [s for s in json.loads(block[1]) if "base" in s]
+
+
+def test_long_titles_have_figures_of_their_own() -> None:
+    long = dict.fromkeys(("weight_decay", "warmup", "clip", "max_length", "batch_size", "steps", "max_new_tokens"), 7)
+    made = [
+        factory.record(v, 0, 0.01, prompt="P" * 30, quantization=q, **long)
+        for v in ("lora", "hra")
+        for q in ("4bit", "8bit")
+    ]
+    plots = [name for name in files(rows(made), made, []) if name.startswith("plots/")]
+    assert len(plots) == 2
+    assert all(len(name) < 150 for name in plots)

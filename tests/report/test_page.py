@@ -161,6 +161,18 @@ def test_axis_filters_and_published_results(browser: Any, page: Path) -> None:
     assert len(places(browser)) == 62
 
 
+def test_a_quantization_brings_its_table(browser: Any, tmp_path: Path) -> None:
+    """Its rows stand in a table of their own, which is not shown at first."""
+    records = [factory.record(v, 0, 0.01, quantization=q) for v in ("lora", "hra") for q in ("none", "4bit")]
+    (tmp_path / "index.html").write_text(files(rows(records), records, [])["index.html"])
+    browser.get((tmp_path / "index.html").as_uri())
+    assert places(browser).keys() == {"lora", "hra"}
+    choose(browser, "quantization", "4bit")
+    assert places(browser).keys() == {"lora 4bit", "hra 4bit"}
+    tables = browser.find_elements("css selector", "section h2")
+    assert "Embedded benchmark: 4bit base" in [h.text for h in tables if h.is_displayed()]
+
+
 def test_a_click_shows_the_curves(browser: Any, page: Path) -> None:
     """Learning rates beside the baseline's, and the loss relative to the baseline's; small ones in each row."""
     browser.get(page.as_uri())

@@ -10,7 +10,7 @@ import pytest
 from harness.evaluation.metrics import from_bits
 from harness.report.names import family, row_name, usual_adapter, usual_lr
 from harness.report.readme import main_sections, readme, results, terminal_tables
-from harness.report.table import pair_rows, rows
+from harness.report.table import by_section, pair_rows, rows
 from tests import factory
 
 BLOCKS = "\n".join(
@@ -77,11 +77,24 @@ def test_each_row_is_compared_with_the_baseline_of_its_own_settings() -> None:
     assert set(pair_rows(made)["baseline_run"].str.contains("__r8__")) == {True}
 
 
+def test_the_main_table_is_the_one_with_most_plain_rows() -> None:
+    """Not that of another base of which more quantized rows or other ranks are published."""
+    other = [factory.record(v, 0, 0.01, quantization=q) for v in ("lora", "hra", "ia3") for q in ("4bit", "8bit")]
+    for r in other:
+        r["science"] = r["science"] | {"model": "sha256:other"}
+    (title, main), *_ = by_section(rows([*other, *records()])).items()
+    assert title == "Embedded benchmark"
+    assert set(main["quantization"]) == {"none"}
+
+
 def test_a_variant_with_its_own_settings_has_its_plain_name() -> None:
     science = {f"adapter.{k}": v for k, v in usual_adapter("lora", "tiny").items()}
     assert row_name("lora", "tiny", science | {"lr": 7.0}) == "lora"
     assert row_name("lora", "tiny", science | {"adapter.r": 64, "adapter.layers": None}) == "lora (r 64)"
     assert row_name("lora", "gsm8k", science) == "lora (alpha 16, r 8)"
+    assert row_name("eva", "tiny", {"calibration_examples": 128}) == "eva"
+    assert row_name("eva", "tiny", {"calibration_examples": 64}) == "eva (calibration examples 64)"
+    assert row_name("antipasto", "tiny", {"calibration_examples": 128}) == "antipasto (calibration examples 128)"
     assert row_name("of another branch", "tiny", science) == "of another branch"
     assert [family(name) for name in ("dora", "IA3-FF", "lora--llama-3.2-3B-rank32", "new")] == [
         "low rank", "gains", "low rank", "other",

@@ -94,6 +94,9 @@ def test_another_base_is_compared_by_order() -> None:
     assert "Of the pairs more than 5 points apart there, 0 of 10 have the same order here." in text
     assert text.endswith("Not run there: eva.")
     assert elsewhere.bases(Studied(runs[:6])) == ""  # type: ignore[arg-type]
+    assert elsewhere.bases(Studied([*runs[:5], runs[6] | {"variant": "eva"}])) == ""  # type: ignore[arg-type]
+    quantized = [r | {"quantization": "4bit", "run_id": f"{r['run_id']}__4"} for r in runs[6:]]
+    assert elsewhere.bases(Studied([*runs, *quantized])) == text  # type: ignore[arg-type]
 
 
 def test_quantized_bases_are_compared_at_the_same_rate() -> None:
@@ -124,6 +127,10 @@ def test_cores_are_paired_by_size_and_failures_counted() -> None:
     text = sizes.cores(Studied(runs), {runs[1]["run_id"]: of, runs[2]["run_id"]: of})  # type: ignore[arg-type]
     pairs = [line.split(" |")[0] for line in text.splitlines() if re.match(r"\| \d", line)]
     assert pairs == ["| 2,000 / 2,000", "| 4,000 / 4,000"]
+    (head,) = [line for line in text.splitlines() if line.startswith("| trained")]
+    assert head.endswith("| both at 0.1 |")  # no core ran at 1
+    assert text.count("80.0 / 80.0 |") == 2
+    assert text.count("80.0 (lr 0.1)") + text.count("80.0 (lr 0.1, edge)") == 4
     assert f"| {sizes.DENSE} | 0.1 | 0 of 4 | 3 | 0.5 | 0.1 |" in text  # the other's science has changed
     assert f"| {sizes.DENSE} | 1 | 2 of 2 | – | – | – |" in text
 
@@ -166,6 +173,9 @@ def test_budgets_name_the_better_and_larger_ones() -> None:
     assert [row[5] for row in rows] == ["50.0", "–"]
     assert [row[7] for row in rows] == ["none", "`ia3`"]
     assert {row[6] for row in rows} == {f"{median(r['forgetting']['nats'] for r in runs[:3]):+.2f}"}
+    better = [record("lora", 0.3, 1.0, seed=s, params=300) | {"valid": runs[6]["valid"]} for s in range(3)]
+    (row,) = [r for r in budgets.budgets(Studied([*runs[:3], *better]), {}).splitlines() if "[lora]" in r]
+    assert row.endswith("| `ia3` |")  # clearly better on test
     assert budgets.budgets(Studied(runs[:3]), counted) == ""
 
 
@@ -189,6 +199,8 @@ def test_rates_are_compared_with_the_best_of_their_adapter() -> None:
     assert lines[1].startswith("* One rate within 2 points of the best: [")
     assert lines[2].startswith("* Two rates within 2 points of the best: [lora](")
     assert lines[2].endswith("/result.json) 0.009/0.01.")
+    far = [record("lora", 0.5, 1.0, lr=lr) for lr in (0.01, 1.0, 100.0)]
+    assert "Median" not in rates.rates(Studied([*far]))[0]  # type: ignore[list-item]
     assert svg.count("<polyline") == 4
     assert svg.count(">median</text>") == 1
 

@@ -30,7 +30,8 @@ def budgets(studied: Studied, counted: Launches) -> str:
             continue
         best, low_high = _worth(cell), crossed_bootstrap(cell.right)
         smaller = [c for c in ran if trained(c) <= trained(cell) and c is not cell]
-        alike = [c for c in smaller if estimate(cell.right, c.right).p >= ALPHA / len(smaller)]
+        above = {c.name: estimate(cell.right, c.right) for c in smaller}
+        alike = [c for c in smaller if above[c.name].value <= 0 or above[c.name].p >= ALPHA / len(smaller)]
         low, high = (f"{100 * bound:.1f}" for bound in low_high)
         body.append(
             [

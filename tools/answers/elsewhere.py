@@ -20,8 +20,11 @@ def bases(studied: Studied) -> str:
             continue
         if {k for k, v in table.protocol.items() if s.protocol.get(k) != v} != {"model"}:
             continue
-        others = {c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.done and c.chosen.trained}
+        plain = [c.chosen for c in curves(s.cells) if c.chosen.first["quantization"] == "none" and c.chosen.trained]
+        others = {c.label: c for c in plain if c.done}
         ours = {c.chosen.label: accuracy(c.chosen) for c in studied.usual if c.chosen.label in others}
+        if not ours:
+            continue
         pair = [*ours.values()], [accuracy(others[name]) for name in ours]
         alike, count = agreeing(*pair, least=0.05)
         by_size = in_words([float(trained(others[name])) for name in ours], pair[1])

@@ -77,9 +77,9 @@ def rates(studied: Studied) -> tuple[str, str]:
         for factor, lost in below:
             beside.setdefault(round(2 * math.log10(factor)) / 2, []).append(lost)
     often = {e: median(lost) for e, lost in sorted(beside.items()) if len(lost) > len(used) / 2}
-    said = [f"{-often[e]:.1f} at {word} ({len(beside[e])} adapters)" for e, word in BESIDE.items() if e in often]
+    said = [f"{0.0 - often[e]:.1f} at {word} ({len(beside[e])} adapters)" for e, word in BESIDE.items() if e in often]
     series.append(Series("median", [(10**e, lost) for e, lost in often.items()]))
-    text = f"* Median loss against the best rate, points: {', '.join(said)}."
-    return "\n".join([text, *_plateaus(used)]), chart(
+    lines = [f"* Median loss against the best rate, points: {', '.join(said)}."] * bool(said) + _plateaus(used)
+    return "\n".join(lines), chart(
         "Validation accuracy minus that at the best rate, points", "rate ÷ best rate", series
     )

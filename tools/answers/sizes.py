@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from harness.report.learning_rates import Curve
 from harness.report.markdown import grid
 from harness.report.sections import Cell
 from harness.report.stats import ALPHA, estimate, holm
@@ -16,22 +17,38 @@ NEAR = 0.06  # relative difference of the trained numbers of a pair of nearly eq
 
 
 def cores(studied: Studied, norms: dict[str, Any]) -> str:
-    """Pairs of nearly equal size; then what each learning rate did to the weights."""
+    """Pairs of nearly equal size, at their best rates and at each; then what each rate did to the weights."""
     pairs = []
-    for low in (c.chosen for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
-        dense = [c.chosen for c in studied.curves if c.chosen.first["variant"] == DENSE]
-        near = min(dense, key=lambda d: abs(trained(d) / trained(low) - 1), default=None)
-        if near is not None and abs(trained(near) / trained(low) - 1) <= NEAR:
+    dense = [c for c in studied.curves if c.chosen.first["variant"] == DENSE]
+    for low in (c for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
+        near = min(dense, key=lambda d: abs(_size(d) / _size(low) - 1), default=None)
+        if near is not None and abs(_size(near) / _size(low) - 1) <= NEAR:
             pairs.append((near, low))
     if len(pairs) < 2:
         return ""
+    pairs.sort(key=lambda pair: _size(pair[1]))
+    by_rate = [[{c.first["lr"]: accuracy(c) for c in curve.cells if c.done} for curve in pair] for pair in pairs]
+    rates = sorted({lr or 0.0 for block, low in by_rate for lr in block.keys() & low.keys()})
     body = []
-    for block, low in sorted(pairs, key=lambda pair: trained(pair[1])):
-        sides = [f"{linked(c)}, lr {c.first['lr']:g}: {100 * accuracy(c):.1f}" for c in (block, low)]
-        difference = points(estimate(low.right, block.right))
-        body.append([f"{trained(block):,} / {trained(low):,}", *sides, difference])
-    head = ["trained numbers", "dense block, accuracy %", "low-rank core, accuracy %", "core − block, points"]
-    return "\n".join(grid(head, body)) + "\n\n" + _moved(studied, norms)
+    for (block, low), (block_at, low_at) in zip(pairs, by_rate, strict=True):
+        difference = points(estimate(low.chosen.right, block.chosen.right))
+        each = [f"{_percent(block_at.get(lr))} / {_percent(low_at.get(lr))}" for lr in rates]
+        body.append([f"{_size(block):,} / {_size(low):,}", _at_best(block), _at_best(low), difference, *each])
+    head = ["trained numbers", "dense block, %", "low-rank core, %", "core − block, points"]
+    return "\n".join(grid([*head, *(f"both at {lr:g}" for lr in rates)], body)) + "\n\n" + _moved(studied, norms)
+
+
+def _size(curve: Curve) -> int:
+    return trained(curve.chosen)
+
+
+def _at_best(curve: Curve) -> str:
+    edge = ", edge" if curve.edge else ""
+    return f"{linked(curve.chosen)} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def _moved(studied: Studied, norms: dict[str, Any]) -> str:
@@ -91,7 +108,7 @@ def quantized(studied: Studied) -> str:
     done = {
         (c.first["variant"], c.first["quantization"], c.first["lr"]): c
         for c in studied.main
-        if c.done and c.own_settings
+        if c.done and c.trained and c.own_settings
     }
     bases = sorted({quantization for _, quantization, _ in done} - {"none"}, reverse=True)
     pairs = [(c, done[v, "none", lr]) for (v, q, lr), c in done.items() if q != "none" and (v, "none", lr) in done]
