@@ -114,7 +114,7 @@ def _response_difference(row: Row) -> str:
 
 def _memory(part: pd.DataFrame) -> Iterator[Column]:
     """Two columns per meter: allocated GPU memory and a process's resident set are never mixed."""
-    for kind in sorted({m for m in part["memory"] if known(m) and m}) or ["RSS"]:
+    for kind in sorted({m for m in part["memory"] if known(m) and m}):
         yield _pair_column(f"peak {kind} train / eval, GB", kind, "peak_train_gb", "peak_eval_gb", ".2f")
         over = f"{kind} above untrained, train / eval, GB"
         yield _pair_column(over, kind, "train_overhead_gb", "eval_overhead_gb", "+.2f")
