@@ -31,9 +31,9 @@ def bases(studied: Studied) -> str:
         absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
         seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
-            f"* ρ {in_words(*pair)}; among the better half alone {_upper(*pair)}; trained numbers alone order them with "
-            f"ρ {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same order here. Seeds there: "
-            f"{'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. Accuracy there, %: "
+            f"* ρ {in_words(*pair)}; among the better half alone {_upper(*pair)}; trained numbers alone order them "
+            f"with ρ {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same order "
+            f"here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. Accuracy there, %: "
             + ", ".join(f"{linked(others[n])} {100 * accuracy(others[n]):.1f}" for n in ours)
             + f". Not run there: {', '.join(absent) or 'none'}."
         )
