@@ -31,11 +31,10 @@ def chart(title: str, axis: str, series: list[Series]) -> str:
         if s.band:
             there, back = ([f"{a},{y(ends[n])}" for a, ends in zip(across, s.band, strict=True)] for n in (0, 1))
             parts.append(f'<polygon class="band" points="{" ".join(there + back[::-1])}"/>')
-        line = [f"{a},{y(b)}" for a, (_, b) in zip(across, s.points, strict=True)]
-        parts.append(f'<polyline class="{"line" if s.name else "interval"}" fill="none" points="{" ".join(line)}"/>')
-        if s.name:
-            marks = (place.split(",") for place in line)
-            parts += [f'<circle class="point" cx="{a}" cy="{b}" r="3.5"/>' for a, b in marks]
+        line = [(a, y(b)) for a, (_, b) in zip(across, s.points, strict=True)]
+        path = " ".join(f"{a},{b}" for a, b in line)
+        parts.append(f'<polyline class="{"line" if s.name else "interval"}" fill="none" points="{path}"/>')
+        parts += [f'<circle class="point" cx="{a}" cy="{b}" r="3.5"/>' for a, b in line if s.name]
     named = [s for s in series if s.name]
     highest = [max(s.points, key=lambda p: p[1]) for s in named]
     return figure(title, parts + names([s.name for s in named], [(x(a), y(b)) for a, b in highest]))

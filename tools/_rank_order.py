@@ -39,6 +39,12 @@ def in_words(one: list[float], two: list[float]) -> str:
     return f"{spearman(one, two):.2f} [{low:.2f}, {high:.2f}] (n = {len(one)})"
 
 
+def better_half(one: list[float], two: list[float]) -> str:
+    """`in_words` of the half that is best by `one`."""
+    best = sorted(range(len(one)), key=lambda n: -one[n])[: len(one) // 2]
+    return in_words([one[n] for n in best], [two[n] for n in best])
+
+
 def _rho(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pearson's correlation of the ranks, row by row; NaN where a row is constant."""
     from scipy.stats import rankdata

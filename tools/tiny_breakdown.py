@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         remedy = f"Run python train.py benchmark=tiny quantization={args.quantization} first."
         raise refuse("runs_dir", "no finished runs on this benchmark and base", got=args.runs_dir, remedy=remedy)
     frame = rows(list(runs.values()))
-    own_settings = frame["section"] == frame["section"].iloc[0]  # not other base models
+    own_settings = frame["section"] == frame["section"].iloc[0]  # the first table: no other base, no other settings
     shown = [runs[name] for name in frame[frame["chosen"] & own_settings]["run"]]
     accuracy = [by_family(r["test"]["correct_bits"], r["test"]["total"]) for r in shown]
     for head in ("variant", "rank"):

@@ -45,13 +45,12 @@ def files(frame: pd.DataFrame, records: list[Record], folders: list[Path]) -> di
     """Name → text of the long tables, the page and the figures. folders: where the rows' metrics.jsonl lie."""
     able, published, counted = capabilities(), references(REFERENCE), launches(SIMULATED)
     parts = by_section(frame)
-    baselines = frame.loc[frame["is_baseline"], ["cell", "section"]] if parts else frame
-    place = {row["cell"]: list(parts).index(row["section"]) for _, row in baselines.iterrows()}
+    place = {cell: n for n, part in enumerate(parts.values()) for cell in part.loc[part["is_baseline"], "cell"]}
     sets = []
     for title, part in parts.items():
-        against = [place.get(cell) for cell in (*part["baseline"], *part["cell"]) if cell in place]
+        base = next((place[cell] for cell in (*part["baseline"], *part["cell"]) if cell in place), None)
         points = row_points(part, losses(part, folders), counted)
-        sets.append({"title": title, "note": "", "base": next(iter(against), None), "points": points})
+        sets.append({"title": title, "note": "", "base": base, "points": points})
     sets += [{"title": r.title, "note": f"{r.title}: {NOT_COMPARABLE}", "points": r.points} for r in published]
     figures = {_plot(title): svg for title, part in parts.items() if (svg := accuracy_figure(title, part))}
     return figures | {

@@ -16,7 +16,6 @@ from harness.records.record import one_line
 
 # Settings of conf/benchmark/ that a record's `science` has by the same name.
 BENCHMARK = ("steps", "batch_size", "max_length", "prompt", "valid_size", "eval_batch_size", "max_new_tokens")
-CALIBRATED = {"calibration_examples"}  # settings of a run that belong to its adapter
 PHRASES = {
     "steps": "{} steps",
     "batch_size": "batch {}",
@@ -93,7 +92,7 @@ def row_name(variant: str, benchmark: str, science: Mapping[str, Any]) -> str:
     """`lora`, or `lora (r 16, targets all)` where settings differ from the variant's own in conf/variant/."""
     own = {k.removeprefix("adapter."): v for k, v in science.items() if k.startswith("adapter.")}
     different = changes(own, usual_adapter(variant, benchmark))
-    different += changes({k: science[k] for k in CALIBRATED & science.keys()}, _usual_calibration(variant))
+    different += changes(science, _usual_calibration(variant))
     return f"{variant} ({', '.join(different)})" if different else variant
 
 
@@ -104,7 +103,7 @@ def _usual_calibration(variant: str) -> dict[str, Any]:
     if kind is None:
         return {}
     reads = kind.calibration(kind.Config()) is ad.Calibration.required
-    return {name: _everywhere()["train"][name] if reads else 0 for name in CALIBRATED}
+    return {"calibration_examples": _everywhere()["train"]["calibration_examples"] if reads else 0}
 
 
 @functools.cache

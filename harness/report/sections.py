@@ -90,6 +90,11 @@ class Cell:
         return self.label == self.first["variant"]
 
     @property
+    def plain(self) -> bool:
+        """With the variant's own settings, on a base that is not quantized."""
+        return self.own_settings and self.first["quantization"] == "none"
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """Everything but the variant that decides a result: data, prompt, steps, batch size, weight decay, …"""
         science = self.first["science"]
@@ -135,8 +140,8 @@ class Section:
 
     @property
     def plain(self) -> int:
-        """How many cells are of a variant's own settings on a plain base."""
-        return sum(c.own_settings and c.first["quantization"] == "none" for c in self.cells)
+        """How many of the cells are plain."""
+        return sum(c.plain for c in self.cells)
 
     def takes(self, cell: Cell) -> bool:
         """Whether a cell belongs here. The floor has no training settings, and failed runs have no questions."""

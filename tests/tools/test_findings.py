@@ -108,6 +108,8 @@ def test_quantized_bases_are_compared_at_the_same_rate() -> None:
     assert lines[0].endswith("Clear (p < 0.05 after Holm): none.")
     assert "4bit: 1 variants, median difference -60.0 points" in lines[1]
     assert lines[1].endswith("].") and "none." not in lines[1]  # noqa: PT018
+    single = sizes.quantized(Studied([runs[0], *(r for r in runs if r["quantization"] == "4bit")]))  # type: ignore[arg-type]
+    assert single.endswith("Clear (p < 0.05 after Holm): none.")
 
 
 def sized(variant: str, size: int, share: float, **more: Any) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def test_cores_are_paired_by_size_and_failures_counted() -> None:
     (head,) = [line for line in text.splitlines() if line.startswith("| trained")]
     assert head.endswith("| both at 0.1 |")  # no core ran at 1
     assert text.count("80.0 / 80.0 |") == 2
-    assert text.count("80.0 (lr 0.1)") + text.count("80.0 (lr 0.1, edge)") == 4
+    assert text.count("80.0 (lr 0.1, edge)") == text.count("80.0 (lr 0.1, the only one)") == 2
     assert f"| {sizes.DENSE} | 0.1 | 0 of 4 | 3 | 0.5 | 0.1 |" in text  # the other's science has changed
     assert f"| {sizes.DENSE} | 1 | 2 of 2 | – | – | – |" in text
 
@@ -152,6 +154,9 @@ def test_smollm2_is_compared_by_loss() -> None:
     assert "ρ -1.00 [-1.00, -1.00] (n = 5)" in text
     losses = [float(line.split(" | ")[1]) for line in text.splitlines()[4:]]
     assert losses == pytest.approx([1.1, 1.2, 1.3, 1.4, 1.5], abs=1e-3)  # of fp16
+    more = [record(v, 0.0, 9.0, model="smollm2_135m", quantization="4bit") for v in VARIANTS]
+    more += [record("lora", 0.0, 0.1, model="smollm2_135m", steps=9)]
+    assert elsewhere.smollm2(Studied([*runs, *more])) == text  # type: ignore[arg-type]
 
 
 def test_budgets_name_the_better_and_larger_ones() -> None:

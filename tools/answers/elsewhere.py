@@ -8,7 +8,7 @@ from harness.report.build import REFERENCE
 from harness.report.learning_rates import curves
 from harness.report.markdown import grid
 from harness.report.others import references
-from tools._rank_order import FEWEST, agreeing, in_words
+from tools._rank_order import FEWEST, agreeing, better_half, in_words
 from tools._studied import Studied, accuracy, by_loss, linked, response_loss, trained, worth_by_loss
 
 
@@ -20,8 +20,9 @@ def bases(studied: Studied) -> str:
             continue
         if {k for k, v in table.protocol.items() if s.protocol.get(k) != v} != {"model"}:
             continue
-        plain = [c.chosen for c in curves(s.cells) if c.chosen.first["quantization"] == "none" and c.chosen.trained]
-        others = {c.label: c for c in plain if c.done}
+        others = {
+            c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.plain and c.chosen.trained and c.chosen.done
+        }
         ours = {c.chosen.label: accuracy(c.chosen) for c in studied.usual if c.chosen.label in others}
         if not ours:
             continue
@@ -31,24 +32,20 @@ def bases(studied: Studied) -> str:
         absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
         seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
-            f"* ρ {in_words(*pair)}; among the better half alone {_upper(*pair)}; trained numbers alone order them "
-            f"with ρ {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same order "
-            f"here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. Accuracy there, %: "
+            f"* ρ {in_words(*pair)}; among the better half alone {better_half(*pair)}; trained numbers alone order "
+            f"them with ρ {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same "
+            f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. "
+            "Accuracy there, %: "
             + ", ".join(f"{linked(others[n])} {100 * accuracy(others[n]):.1f}" for n in ours)
             + f". Not run there: {', '.join(absent) or 'none'}."
         )
     return "\n".join(lines)
 
 
-def _upper(one: list[float], two: list[float]) -> str:
-    """ρ of the half that is best by `one`."""
-    best = sorted(range(len(one)), key=lambda n: -one[n])[: len(one) // 2]
-    return in_words([one[n] for n in best], [two[n] for n in best])
-
-
 def smollm2(studied: Studied) -> str:
     """Response losses on the two bases side by side, and how alike their order is."""
-    other = [c for s in studied.sections for c in s.cells if c.trained and c.first["model"] == "smollm2_135m"]
+    there = [s for s in studied.sections if s.cells[0].first["model"] == "smollm2_135m"]
+    other = [c for c in max(there, key=lambda s: s.plain).cells if c.trained and c.plain] if there else []
     others = {c.cells[0].first["variant"]: by_loss(c.cells) for c in curves(other) if any(map(worth_by_loss, c.cells))}
     ours = {c.chosen.first["variant"]: by_loss(c.cells) for c in studied.usual if any(map(worth_by_loss, c.cells))}
     both = [v for v in ours if v in others and others[v].responses and ours[v].responses]

@@ -8,7 +8,7 @@ from statistics import mean, median
 from harness.report.learning_rates import Curve
 from harness.report.sections import Cell
 from tools._chart import Series, chart
-from tools._rank_order import FEWEST, agreeing, in_words
+from tools._rank_order import FEWEST, agreeing, better_half, in_words
 from tools._studied import CLOSE, Studied, accuracy, by_loss, linked, response_loss
 
 BESIDE = {-1.0: "a tenth", -0.5: "a third", 0.5: "three times", 1.0: "ten times"}  # log₁₀ of the factor
@@ -30,10 +30,8 @@ def loss(studied: Studied) -> tuple[str, str]:
         f"* Between learning rates: the lowest validation loss picks another rate than the best validation accuracy "
         f"for {len(other)} of {len(used)} adapters.",
     ]
-    upper = sorted(used, key=lambda c: -accuracy(c.chosen))[: len(used) // 2]
-    if len(upper) >= FEWEST:
-        best = in_words([-response_loss(c.chosen) for c in upper], [accuracy(c.chosen) for c in upper])
-        lines[0] += f" Among the better half alone, ρ {best}."
+    if len(used) // 2 >= FEWEST:
+        lines[0] += f" Among the better half alone, ρ {better_half(right, low)}."
     if cost:
         worst = max(cost, key=lambda name: cost[name])
         lines[1] += (

@@ -43,7 +43,7 @@ def _size(curve: Curve) -> int:
 
 
 def _at_best(curve: Curve) -> str:
-    edge = ", edge" if curve.edge else ""
+    edge = ", edge" if curve.edge else ", the only one" if len(curve.points) == 1 else ""
     return f"{linked(curve.chosen)} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
 
 
@@ -115,7 +115,8 @@ def quantized(studied: Studied) -> str:
     if not pairs:
         return ""
     differences = [(c, estimate(c.right, plain.right)) for c, plain in pairs]
-    clear = [p < ALPHA for p in holm([e.p for _, e in differences])]
+    seeds = [c.measures_seeds and plain.measures_seeds for c, plain in pairs]
+    clear = [p < ALPHA and several for p, several in zip(holm([e.p for _, e in differences]), seeds, strict=True)]
     lines = []
     for base in bases:
         own = [
