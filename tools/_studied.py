@@ -69,9 +69,9 @@ def trained(cell: Cell) -> int:
     return cell.first["trainable_params"] or 0
 
 
-def linked(cell: Cell) -> str:
-    """The cell's name, as a link to its first record."""
-    return f"[{cell.label}](../{PUBLISHED.relative_to(ROOT)}/{cell.first['run_id']}/result.json)"
+def linked(cell: Cell, name: str = "") -> str:
+    """The cell's name, or the one given, as a link to its first record."""
+    return f"[{name or cell.label}](../{PUBLISHED.relative_to(ROOT)}/{cell.first['run_id']}/result.json)"
 
 
 def points(e: Estimate) -> str:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def budgets(studied: Studied, counted: Launches) -> str:
     """The adapters that are better on validation than all that train as few numbers; accuracy is on test.
 
-    counted: by variant, as in reports/bench.json. Not clearly worse: on test, with as few numbers or fewer
-    (Bonferroni over the adapters of the row).
+    counted: by variant, as in reports/bench.json. Last column: the smallest that is not clearly worse on test
+    (Bonferroni over those that train as few numbers or fewer).
     """
     ran = [c.chosen for c in studied.curves if c.chosen.first["variant"] != roles().ceiling and c.chosen.validation]
     if len(ran) < 2:
@@ -42,12 +42,16 @@ def budgets(studied: Studied, counted: Launches) -> str:
                 f"{100 * accuracy(cell):.1f} [{low}, {high}]",
                 _on_four_bits(cell, studied),
                 f"{median(r['forgetting']['nats'] for r in cell.done):+.2f}",
-                ", ".join(f"`{c.label}`" for c in alike) or "none",
+                _named(min(alike, key=trained, default=None)),
             ]
         )
     head = ["adapter", "trained numbers", "file, kB", "training peak ÷ lora's", "accuracy, %", "on a 4-bit base, %"]
-    head += ["forgetting, nats/token", "as small or smaller, and not clearly worse"]
+    head += ["forgetting, nats/token", "smallest not clearly worse"]
     return "\n".join(grid(head, body))
+
+
+def _named(cell: Cell | None) -> str:
+    return f"`{cell.label}`, {trained(cell):,}" if cell else "none"
 
 
 def _worth(cell: Cell) -> float:

@@ -35,9 +35,7 @@ def bases(studied: Studied) -> str:
             f"* ρ {in_words(*pair)}; among the better half alone {better_half(*pair)}; trained numbers alone order "
             f"them with ρ {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same "
             f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. "
-            "Accuracy there, %: "
-            + ", ".join(f"{linked(others[n])} {100 * accuracy(others[n]):.1f}" for n in ours)
-            + f". Not run there: {', '.join(absent) or 'none'}."
+            f"Not run there: {', '.join(absent) or 'none'}."
         )
     return "\n".join(lines)
 
@@ -76,5 +74,5 @@ def published(studied: Studied) -> str:
         others = {p["id"]: p["accuracy"] for p in reference.points}
         both = [v for v in ours if v in named]
         rho = in_words([ours[v] for v in both], [others[named[v]] for v in both])
-        lines.append(f"* {reference.title}: ρ {rho}. Compared: {', '.join(both) or 'none'}.")
+        lines.append(f"* {reference.title}: ρ {rho}.")
     return "\n".join(lines) if ours else ""

@@ -49,15 +49,20 @@ def _noise(ran: list[Cell]) -> str:
 
 
 def refinements(studied: Studied) -> str:
-    """Each refinement minus what it refines, both at their chosen rates; clear after Holm over all of these."""
+    """Each refinement minus what it refines, both at their chosen rates; bold: clear after Holm over all of these."""
     ran = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.measures_seeds}
     pairs = [(ran[name], ran[base]) for base, names in REFINED.items() for name in names if {name, base} <= ran.keys()]
     if not pairs:
         return ""
     differences = [estimate(new.right, base.right) for new, base in pairs]
     body = [
-        [linked(new), linked(base), points(e), "yes" if p < ALPHA else "no", f"{trained(new):,} / {trained(base):,}"]
+        [
+            linked(new),
+            linked(base),
+            f"**{points(e)}**" if p < ALPHA else points(e),
+            f"{trained(new):,} / {trained(base):,}",
+        ]
         for (new, base), e, p in zip(pairs, differences, holm([e.p for e in differences]), strict=True)
     ]
-    head = ["refinement", "of", "difference, points [95 %]", "clear (Holm)", "trained numbers"]
+    head = ["refinement", "of", "difference, points [95 %]", "trained numbers"]
     return "\n".join(grid(head, body))

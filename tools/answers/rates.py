@@ -49,15 +49,15 @@ def _at_shared_seed(curve: Curve, cell: Cell) -> float:
     return mean(r["test"]["accuracy"] for r in runs)
 
 
-def _plateaus(used: list[Curve]) -> list[str]:
-    """Adapters by how many of the rates that were tried are about as good as the best."""
-    wide: dict[int, list[str]] = {}
-    for c in used:
-        least = max(p.valid for p in c.points.values()) - CLOSE
-        good = sorted(p.lr for p in c.points.values() if p.valid >= least)
-        wide.setdefault(min(len(good), 3), []).append(f"{linked(c.chosen)} {'/'.join(f'{lr:g}' for lr in good)}")
-    words = {1: "One rate", 2: "Two rates", 3: "Three rates or more"}
-    return [f"* {words[n]} within 2 points of the best: {', '.join(wide[n])}." for n in sorted(wide)]
+def _plateaus(used: list[Curve]) -> str:
+    """Which adapters have one good rate alone, of those that were tried."""
+    alone = [c for c in used if sum(p.valid >= _best(c) - CLOSE for p in c.points.values()) == 1]
+    names = ", ".join(linked(c.chosen) for c in alone) or "none"
+    return f"* {len(alone)} of {len(used)} adapters have no second rate within 2 points of the best: {names}."
+
+
+def _best(curve: Curve) -> float:
+    return max(p.valid for p in curve.points.values())
 
 
 def rates(studied: Studied) -> tuple[str, str]:
@@ -77,7 +77,7 @@ def rates(studied: Studied) -> tuple[str, str]:
     often = {e: median(lost) for e, lost in sorted(beside.items()) if len(lost) > len(used) / 2}
     said = [f"{0.0 - often[e]:.1f} at {word} ({len(beside[e])} adapters)" for e, word in BESIDE.items() if e in often]
     series.append(Series("median", [(10**e, lost) for e, lost in often.items()]))
-    lines = [f"* Median loss against the best rate, points: {', '.join(said)}."] * bool(said) + _plateaus(used)
+    lines = [f"* Median loss against the best rate, points: {', '.join(said)}."] * bool(said) + [_plateaus(used)]
     return "\n".join(lines), chart(
         "Validation accuracy minus that at the best rate, points", "rate ÷ best rate", series
     )

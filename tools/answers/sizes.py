@@ -35,7 +35,7 @@ def cores(studied: Studied, norms: dict[str, Any]) -> str:
         each = [f"{_percent(block_at.get(lr))} / {_percent(low_at.get(lr))}" for lr in rates]
         body.append([f"{_size(block):,} / {_size(low):,}", _at_best(block), _at_best(low), difference, *each])
     head = ["trained numbers", "dense block, %", "low-rank core, %", "core − block, points"]
-    return "\n".join(grid([*head, *(f"both at {lr:g}" for lr in rates)], body)) + "\n\n" + _moved(studied, norms)
+    return "\n".join(grid([*head, *(f"both at {lr:g}" for lr in rates)], body)) + "\n\n" + _moved(studied, norms, rates)
 
 
 def _size(curve: Curve) -> int:
@@ -44,18 +44,19 @@ def _size(curve: Curve) -> int:
 
 def _at_best(curve: Curve) -> str:
     edge = ", edge" if curve.edge else ", the only one" if len(curve.points) == 1 else ""
-    return f"{linked(curve.chosen)} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
+    size = curve.chosen.label.removeprefix(curve.chosen.first["variant"]).strip(" ()") or "its default"
+    return f"{linked(curve.chosen, size)} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _moved(studied: Studied, norms: dict[str, Any]) -> str:
-    """Per variant and learning rate, over all sizes: runs that failed, and medians of the norms' largest layers."""
+def _moved(studied: Studied, norms: dict[str, Any], rates: list[float]) -> str:
+    """Per variant and one of these rates, over the sizes: runs that failed, and medians of the norms' largest layers."""
     body = []
     runs = [(r["variant"], r["lr"], r) for c in studied.curves for cell in c.cells for r in cell.runs]
-    for variant, lr in sorted({(v, lr or 0.0) for v, lr, _ in runs if v in (DENSE, LOW_RANK)}):
+    for variant, lr in sorted({(v, lr or 0.0) for v, lr, _ in runs if v in (DENSE, LOW_RANK) and lr in rates}):
         own = [r for v, rate, r in runs if (v, rate) == (variant, lr)]
         bad = [
             r
