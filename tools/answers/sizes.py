@@ -53,7 +53,7 @@ def _percent(share: float | None) -> str:
 
 
 def _moved(studied: Studied, norms: dict[str, Any], rates: list[float]) -> str:
-    """Per variant and one of these rates, over the sizes: runs that failed, and medians of the norms' largest layers."""
+    """Per variant and one of these rates, over the sizes: runs that failed; medians of the largest layers' norms."""
     body = []
     runs = [(r["variant"], r["lr"], r) for c in studied.curves for cell in c.cells for r in cell.runs]
     for variant, lr in sorted({(v, lr or 0.0) for v, lr, _ in runs if v in (DENSE, LOW_RANK) and lr in rates}):
