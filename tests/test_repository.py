@@ -204,3 +204,15 @@ assert "harness" not in sys.modules and "transformers" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+PATH = re.compile(
+    r"(?<![\w./<-])(?:adapters|conf|docs|harness|models|reports|tests|tools)/[\w./-]*\w\.(?:py|md|yaml|json|toml|csv|html)\b"
+)
+
+
+@pytest.mark.parametrize("page", [f for f in tracked() if f.endswith(".md") and f != "CHANGELOG.md"])
+def test_pages_name_files_that_are_there(page: str) -> None:
+    """But for those of README's new variant."""
+    paths = {path for path in PATH.findall((ROOT / page).read_text()) if Path(path).stem not in ("mine", "_peft_mine")}
+    assert {path for path in paths if not (ROOT / path).exists()} == set()

@@ -51,7 +51,7 @@ def build(published: Path = PUBLISHED) -> dict[Path, str]:
         "levels": lambda: (levels.levels(studied), ""),
         "refinements": lambda: (levels.refinements(studied), ""),
         "rates": lambda: rates.rates(studied),
-        "cores": lambda: (sizes.cores(studied, norms), ""),
+        "cores": lambda: sizes.cores(studied, norms),
         "sizes": lambda: sizes.sizes(studied),
         "quantized": lambda: (sizes.quantized(studied), ""),
         "loss": lambda: rates.loss(studied),

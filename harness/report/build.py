@@ -17,6 +17,7 @@ from harness.report.columns import Capabilities
 from harness.report.figure import accuracy_figure
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
 from harness.report.markdown import grid, markdown_table
+from harness.report.notes import LEGEND
 from harness.report.others import Reference, references
 from harness.report.page import page
 from harness.report.points import launches, losses, row_points
@@ -77,7 +78,7 @@ def _markdown(
     parts: dict[str, pd.DataFrame], figures: Collection[str], able: Capabilities, published: list[Reference]
 ) -> str:
     """reports/results.md: every column, learning rates, figures, and what others published."""
-    out = ["# Results", "Written by `python cost_report.py` from the records of runs."]
+    out = ["# Results", "Written by `python cost_report.py` from the records of runs.", LEGEND]
     if not parts:
         out.append("No published runs yet.")
     for title, part in parts.items():

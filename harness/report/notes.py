@@ -10,6 +10,13 @@ from harness.records.record import one_line
 from harness.report.columns import Capabilities
 from harness.report.summary import TRUNCATED
 
+LEGEND = (
+    "Known and new: questions of families that pre-training has and has not (docs/tiny.md). Flexible: the last number "
+    "counts as the answer. Truncated: answers cut at the token limit. Forgetting: rise of the loss on other text. "
+    "Added MACs: of the unmerged adapter. RSS above untrained: compared with evaluating the base model. 8-bit, 4-bit: "
+    "whether the variant trains on such a base, from a probe."
+)
+
 
 def notes(part: pd.DataFrame, able: Capabilities) -> list[str]:
     """Sentences below a section's table; Markdown and HTML show them alike, backquotes are code."""
@@ -104,7 +111,7 @@ def _difference_notes(shown: pd.DataFrame) -> Iterator[str]:
         return
     yield (
         f"Differences are on the same questions; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
-        "with several seeds on both sides."
+        "with several seeds on both sides, where seeds can matter."
     )
     yield _detectable(compared)
     if not compared["seeds_measured"].astype(bool).all():

@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.report.columns import Capabilities, Column, Row, columns, known, row_cells
 from harness.report.learning_rates import RATE_COLUMNS, rate_rows
-from harness.report.notes import notes
+from harness.report.notes import LEGEND, notes
 from harness.report.others import Reference, numeric
 
 Cells = list[tuple[str, Any]]  # (HTML, sort key) of one row
@@ -29,8 +29,7 @@ def page(
     A set has title, note, points, and base: the number of the set with its baseline, null where none is.
     """
     tables = [_section(title, part, able) for title, part in parts.items()] + [_reference(r) for r in published]
-    if not parts:
-        tables.insert(0, "<p>No published runs yet.</p>")
+    tables.insert(0, f'<p class="notes">{LEGEND}</p>' if parts else "<p>No published runs yet.</p>")
     data = json.dumps(sets, separators=(",", ":")).replace("<", "\\u003c")
     filled = {"DATA": data, "TABLES": "\n".join(tables), "STYLE": _beside("page.css"), "SCRIPT": _beside("page.js")}
     return re.sub(r"\{\{(\w+)\}\}", lambda m: filled[m[1]], _beside("page.html"))

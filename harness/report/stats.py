@@ -177,8 +177,8 @@ def holm(p: list[float]) -> list[float]:
     return [float(v) for v in multipletests(p, method="holm")[1]] if p else []
 
 
-def detectable(se: float, df: float) -> float:
-    """The smallest true difference that a test of this standard error finds with 80 % power."""
+def detectable(se: float, df: float, alpha: float = ALPHA) -> float:
+    """The smallest true difference that a test of this standard error finds with 80 % power at level `alpha`."""
     from scipy.stats import t
 
-    return float((t.ppf(1 - ALPHA / 2, df) + t.ppf(POWER, df)) * se)
+    return float((t.ppf(1 - alpha / 2, df) + t.ppf(POWER, df)) * se)

@@ -1,4 +1,4 @@
-"""docs/findings.md: which adapter for which number of trained numbers, and what else it costs."""
+"""docs/findings.md: which adapter for which number of trained parameters, and what else it costs."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from typing import TYPE_CHECKING
 from harness.report.markdown import grid
 from harness.report.names import roles
 from harness.report.points import Launches
-from harness.report.stats import ALPHA, crossed_bootstrap, estimate
-from tools._studied import Studied, accuracy, linked, trained
+from harness.report.stats import crossed_bootstrap, estimate
+from tools._studied import CLOSE, Studied, accuracy, linked, trained
 
 if TYPE_CHECKING:
     from harness.report.sections import Cell
 
+MARGIN = 0.05  # of test accuracy
+
 
 def budgets(studied: Studied, counted: Launches) -> str:
-    """The adapters that are better on validation than all that train as few numbers; accuracy is on test.
+    """The adapters that are clearly better on validation than all that train as few numbers; accuracy is on test.
 
-    counted: by variant, as in reports/bench.json. Last column: the smallest that is not clearly worse on test
-    (Bonferroni over those that train as few numbers or fewer).
+    counted: by variant, as in reports/bench.json. Last column: the smallest whose test accuracy is lower by less than
+    MARGIN at the upper bound of the 95 % interval, with several seeds on both sides (a non-inferiority test).
     """
-    ran = [c.chosen for c in studied.curves if c.chosen.first["variant"] != roles().ceiling and c.chosen.validation]
+    ran = [c for c in studied.curves if c.chosen.first["variant"] != roles().ceiling and c.chosen.validation]
     if len(ran) < 2:
         return ""
     body, best = [], -1.0
-    for cell in sorted(ran, key=lambda c: (trained(c), -_worth(c))):
-        if _worth(cell) <= best:
+    for curve in sorted(ran, key=lambda c: (trained(c.chosen), -_worth(c.chosen))):
+        cell = curve.chosen
+        if _worth(cell) <= best + CLOSE:
             continue
         best, low_high = _worth(cell), crossed_bootstrap(cell.right)
-        smaller = [c for c in ran if trained(c) <= trained(cell) and c is not cell]
-        above = {c.name: estimate(cell.right, c.right) for c in smaller}
-        alike = [c for c in smaller if above[c.name].value <= 0 or above[c.name].p >= ALPHA / len(smaller)]
+        smaller = [c.chosen for c in ran if trained(c.chosen) < trained(cell) and c.chosen.measures_seeds]
+        alike = [c for c in smaller if cell.measures_seeds and estimate(cell.right, c.right).high < MARGIN]
         low, high = (f"{100 * bound:.1f}" for bound in low_high)
         body.append(
             [
@@ -40,14 +42,17 @@ def budgets(studied: Studied, counted: Launches) -> str:
                 f"{cell.first['adapter_file_bytes'] / 1e3:,.1f}",
                 _peak(cell, counted),
                 f"{100 * accuracy(cell):.1f} [{low}, {high}]",
+                str(len(cell.done)),
+                f"{cell.first['lr']:g}{', edge' * curve.edge}",
                 _on_four_bits(cell, studied),
                 f"{median(r['forgetting']['nats'] for r in cell.done):+.2f}",
                 _named(min(alike, key=trained, default=None)),
             ]
         )
-    head = ["adapter", "trained numbers", "file, kB", "training peak ÷ lora's", "accuracy, %", "on a 4-bit base, %"]
-    head += ["forgetting, nats/token", "smallest not clearly worse"]
-    return "\n".join(grid(head, body))
+    head = ["adapter", "trained parameters", "file, kB", "training peak ÷ lora's", "accuracy, %", "seeds", "lr"]
+    head += ["on a 4-bit base, %", "forgetting, nats/token", f"smallest at most {100 * MARGIN:.0f} points worse"]
+    before = median(r["forgetting"]["nats_off"] for c in ran for r in c.chosen.done)
+    return "\n".join([*grid(head, body), "", f"Loss of the base on that other text: {before:.2f} nats/token."])
 
 
 def _named(cell: Cell | None) -> str:

@@ -7,7 +7,9 @@ import yaml
 from harness.report.build import REFERENCE
 from harness.report.learning_rates import curves
 from harness.report.markdown import grid
+from harness.report.names import roles
 from harness.report.others import references
+from harness.report.sections import Cell
 from tools._rank_order import FEWEST, agreeing, better_half, in_words
 from tools._studied import Studied, accuracy, by_loss, linked, response_loss, trained, worth_by_loss
 
@@ -32,12 +34,26 @@ def bases(studied: Studied) -> str:
         absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
         seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
-            f"* ρ {in_words(*pair)}; among the better half alone {better_half(*pair)}; trained numbers alone order "
-            f"them with ρ {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same "
-            f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}. "
-            f"Not run there: {', '.join(absent) or 'none'}."
+            f"* ρ {in_words(*pair)}; among the better half alone {better_half(*pair)}; their numbers of parameters "
+            f"alone give {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same "
+            f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}."
+            + f" Not run there: {', '.join(absent)}." * bool(absent)
+            + _turned(studied, others)
         )
     return "\n".join(lines)
+
+
+def _turned(studied: Studied, others: dict[str, Cell]) -> str:
+    """The adapters whose difference to the baseline has another sign there."""
+    ours = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.label in others}
+    base = roles().baseline
+    if base not in ours:
+        return ""
+    here, there = (
+        {n: 100 * (accuracy(c) - accuracy(cells[base])) for n, c in cells.items()} for cells in (ours, others)
+    )
+    turned = [f"{linked(others[n])} {here[n]:+.1f} / {there[n]:+.1f}" for n in ours if here[n] * there[n] < 0]
+    return f" Better than `{base}` on one base and worse on the other, points: {', '.join(turned) or 'none'}."
 
 
 def smollm2(studied: Studied) -> str:
@@ -66,13 +82,19 @@ def smollm2(studied: Studied) -> str:
 
 def published(studied: Studied) -> str:
     """Rank correlation with every published table."""
-    ours = {c.chosen.first["variant"]: accuracy(c.chosen) for c in studied.usual}
+    ours = {c.chosen.first["variant"]: c.chosen for c in studied.usual}
     about = yaml.safe_load((REFERENCE / "sources.yaml").read_text())
     lines = []
     for source, reference in zip(about.values(), references(REFERENCE), strict=True):
         named = source.get("ours") or {p["id"].lower().replace("-", "_"): p["id"] for p in reference.points}
         others = {p["id"]: p["accuracy"] for p in reference.points}
         both = [v for v in ours if v in named]
-        rho = in_words([ours[v] for v in both], [others[named[v]] for v in both])
-        lines.append(f"* {reference.title}: ρ {rho}.")
-    return "\n".join(lines) if ours else ""
+        if len(both) < FEWEST:
+            continue
+        here, there = [accuracy(ours[v]) for v in both], [others[named[v]] for v in both]
+        by_size = in_words([float(trained(ours[v])) for v in both], there)
+        lines.append(
+            f"* {reference.title}: ρ {in_words(here, there)}; among the better half alone {better_half(here, there)}; "
+            f"the numbers of parameters here alone give {by_size}. Spread there: {max(there) - min(there):.1f} points."
+        )
+    return "\n".join(lines)

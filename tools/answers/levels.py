@@ -8,7 +8,7 @@ from harness.report.markdown import grid
 from harness.report.names import roles
 from harness.report.sections import Cell
 from harness.report.stats import ALPHA, detectable, estimate, holm
-from tools._studied import Studied, accuracy, linked, points, trained
+from tools._studied import Studied, accuracy, linked, points
 
 # Each changes one thing about what it stands beside: start, basis, shape or place of what is trained.
 REFINED = {
@@ -44,25 +44,29 @@ def _noise(ran: list[Cell]) -> str:
     if base is None:
         return text
     differences = [estimate(c.right, base.right) for c in ran if c is not base]
-    least = median(100 * detectable(e.se, e.df) for e in differences)
-    return f"{text} A difference to `{base.label}` has to be about {least:.1f} points to be seen with 80 % power."
+    least = median(100 * detectable(e.se, e.df, ALPHA / len(differences)) for e in differences)
+    return (
+        f"{text} At the corrected threshold a difference to `{base.label}` has to be about {least:.1f} points to be "
+        "seen with 80 % power."
+    )
 
 
 def refinements(studied: Studied) -> str:
-    """Each refinement minus what it refines, both at their chosen rates; bold: clear after Holm over all of these."""
+    """Each refinement minus what it refines, both at their chosen rates, by whether that is clear (Holm over all)."""
     ran = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.measures_seeds}
     pairs = [(ran[name], ran[base]) for base, names in REFINED.items() for name in names if {name, base} <= ran.keys()]
     if not pairs:
         return ""
     differences = [estimate(new.right, base.right) for new, base in pairs]
-    body = [
-        [
-            linked(new),
-            linked(base),
-            f"**{points(e)}**" if p < ALPHA else points(e),
-            f"{trained(new):,} / {trained(base):,}",
-        ]
-        for (new, base), e, p in zip(pairs, differences, holm([e.p for e in differences]), strict=True)
-    ]
-    head = ["refinement", "of", "difference, points [95 %]", "trained numbers"]
-    return "\n".join(grid(head, body))
+    clear = [p < ALPHA for p in holm([e.p for e in differences])]
+    lines = []
+    for base, names in REFINED.items():
+        for is_clear, word in ((True, "clear"), (False, "not clear")):
+            own = [
+                f"{linked(new)} {points(e)}"
+                for (new, old), e, c in zip(pairs, differences, clear, strict=True)
+                if c == is_clear and old.label == base and new.label in names
+            ]
+            if own:
+                lines.append(f"* Minus {linked(ran[base])}, {word}: {', '.join(own)}.")
+    return "\n".join(lines)

@@ -20,13 +20,12 @@ def loss(studied: Studied) -> tuple[str, str]:
     if len(used) < FEWEST:
         return "", ""
     right, low = [accuracy(c.chosen) for c in used], [-response_loss(c.chosen) for c in used]
-    alike, far = agreeing(low, right), agreeing(low, right, least=0.05)
+    far = agreeing(low, right, least=0.05)
     other = [c for c in used if len(c.points) > 1 and by_loss(c.cells) is not c.chosen]
     cost = {c.chosen.label: 100 * (_at_shared_seed(c, c.chosen) - _at_shared_seed(c, by_loss(c.cells))) for c in other}
     lines = [
-        f"* Between adapters, each at its chosen learning rate: ρ {in_words(low, right)}. Of two adapters, the one "
-        f"with the lower loss has the higher accuracy in {alike[0]} of {alike[1]} pairs, and in {far[0]} of the "
-        f"{far[1]} whose accuracies are more than 5 points apart.",
+        "* Between low loss and high accuracy, over adapters at their chosen learning rates: "
+        f"ρ {in_words(low, right)}, and the same order in {far[0]} of the {far[1]} pairs more than 5 points apart.",
         f"* Between learning rates: the lowest validation loss picks another rate than the best validation accuracy "
         f"for {len(other)} of {len(used)} adapters.",
     ]
@@ -36,7 +35,7 @@ def loss(studied: Studied) -> tuple[str, str]:
         worst = max(cost, key=lambda name: cost[name])
         lines[1] += (
             f" On the test set that costs {mean(cost.values()):.1f} points on average over these, at most "
-            f"{cost[worst]:.1f} (`{worst}`)."
+            f"{cost[worst]:.1f} (`{worst}`), at the seeds that all rates have."
         )
     series = [Series(c.chosen.label, [(response_loss(c.chosen), 100 * accuracy(c.chosen))]) for c in used]
     return "\n".join(lines), chart("Test accuracy, %", "response loss, nats per token of the test references", series)
@@ -77,7 +76,9 @@ def rates(studied: Studied) -> tuple[str, str]:
     often = {e: median(lost) for e, lost in sorted(beside.items()) if len(lost) > len(used) / 2}
     said = [f"{0.0 - often[e]:.1f} at {word} ({len(beside[e])} adapters)" for e, word in BESIDE.items() if e in often]
     series.append(Series("median", [(10**e, lost) for e, lost in often.items()]))
-    lines = [f"* Median loss against the best rate, points: {', '.join(said)}."] * bool(said) + [_plateaus(used)]
+    lines = [f"* Median drop in accuracy from the best rate, points: {', '.join(said)}."] * bool(said) + [
+        _plateaus(used)
+    ]
     return "\n".join(lines), chart(
         "Validation accuracy minus that at the best rate, points", "rate ÷ best rate", series
     )

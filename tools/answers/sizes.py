@@ -13,11 +13,11 @@ from tools._chart import Series, chart
 from tools._studied import CLOSE, Studied, accuracy, linked, points, trained
 
 DENSE, LOW_RANK = "antipasto_arrow", "antipasto_dplr"
-NEAR = 0.06  # relative difference of the trained numbers of a pair of nearly equal size
+NEAR = 0.06  # relative difference of the trained parameters of a pair of nearly equal size
 
 
-def cores(studied: Studied, norms: dict[str, Any]) -> str:
-    """Pairs of nearly equal size, at their best rates and at each; then what each rate did to the weights."""
+def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
+    """Pairs of nearly equal size, at their best rates (table) and at each (figure); what each did to the weights."""
     pairs = []
     dense = [c for c in studied.curves if c.chosen.first["variant"] == DENSE]
     for low in (c for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
@@ -25,17 +25,33 @@ def cores(studied: Studied, norms: dict[str, Any]) -> str:
         if near is not None and abs(_size(near) / _size(low) - 1) <= NEAR:
             pairs.append((near, low))
     if len(pairs) < 2:
-        return ""
+        return "", ""
     pairs.sort(key=lambda pair: _size(pair[1]))
-    by_rate = [[{c.first["lr"]: accuracy(c) for c in curve.cells if c.done} for curve in pair] for pair in pairs]
-    rates = sorted({lr or 0.0 for block, low in by_rate for lr in block.keys() & low.keys()})
-    body = []
-    for (block, low), (block_at, low_at) in zip(pairs, by_rate, strict=True):
-        difference = points(estimate(low.chosen.right, block.chosen.right))
-        each = [f"{_percent(block_at.get(lr))} / {_percent(low_at.get(lr))}" for lr in rates]
-        body.append([f"{_size(block):,} / {_size(low):,}", _at_best(block), _at_best(low), difference, *each])
-    head = ["trained numbers", "dense block, %", "low-rank core, %", "core − block, points"]
-    return "\n".join(grid([*head, *(f"both at {lr:g}" for lr in rates)], body)) + "\n\n" + _moved(studied, norms, rates)
+    cells = [[{c.first["lr"]: c for c in curve.cells if c.done} for curve in pair] for pair in pairs]
+    rates = sorted({lr for block, low in cells for lr in block.keys() & low.keys()})
+    body = [
+        [
+            f"{_size(block):,} / {_size(low):,}",
+            _at_best(block),
+            _at_best(low),
+            points(estimate(low.chosen.right, block.chosen.right)),
+        ]
+        for block, low in pairs
+    ]
+    head = ["trained parameters", "dense block, %", "low-rank core, %", "core − block, points"]
+    series = [
+        _line(f"{word}, lr {lr:g}", [c[n][lr] for c in cells if lr in c[n]])
+        for lr in rates
+        for n, word in enumerate(("block", "core"))
+    ]
+    text = "\n".join(grid(head, body)) + "\n\n" + _moved(studied, norms, rates)
+    return text, chart("Test accuracy, %", "trained parameters", series)
+
+
+def _line(name: str, cells: list[Cell]) -> Series:
+    """Accuracy over trained parameters, with a band from the worst to the best seed."""
+    ordered = sorted(cells, key=trained)
+    return Series(name, [(float(trained(c)), 100 * accuracy(c)) for c in ordered], [_seeds(c) for c in ordered])
 
 
 def _size(curve: Curve) -> int:
@@ -67,7 +83,10 @@ def _moved(studied: Studied, norms: dict[str, Any], rates: list[float]) -> str:
         sizes = [_median([max(n[key]) for n in there if n[key]]) for key in ("update", "core", "share")]
         body.append([variant, f"{lr:g}", f"{len(bad)} of {len(own)}", *sizes])
     head = ["variant", "lr", "diverged or below the floor", "σ₁(ΔW)", "σ₁(core)", "‖ΔW‖/‖W‖"]
-    note = "Norms: the largest of a run's layers, as the median over the runs whose adapter was at hand (–: none)."
+    note = (
+        f"All sizes together. Floor: the untrained model's {100 * studied.floor:.1f} %. σ₁: largest singular value. "
+        "Norms are of the layer where they are largest, the median over the runs whose adapter was at hand (–: none)."
+    )
     return "\n".join(grid(head, body)) + "\n\n" + note
 
 
@@ -76,7 +95,7 @@ def _median(values: list[float]) -> str:
 
 
 def sizes(studied: Studied) -> tuple[str, str]:
-    """Accuracy over trained numbers, for variants that ran at three sizes or more."""
+    """Accuracy over trained parameters, for variants that ran at three sizes or more."""
     by_variant: dict[str, list[Cell]] = {}
     for c in studied.curves:
         by_variant.setdefault(c.chosen.first["variant"], []).append(c.chosen)
@@ -88,13 +107,11 @@ def sizes(studied: Studied) -> tuple[str, str]:
         best = max(own, key=accuracy)
         enough = next(c for c in own if accuracy(c) >= accuracy(best) - CLOSE)
         lines.append(
-            f"* `{variant}`, {len(own)} sizes: best {linked(best)} {100 * accuracy(best):.1f} % with {trained(best):,} "
-            f"trained numbers; the smallest within 2 points is {linked(enough)} with {trained(enough):,}."
+            f"* `{variant}`, {len(own)} sizes: best on test {linked(best)} {100 * accuracy(best):.1f} % with "
+            f"{trained(best):,} trained parameters; the smallest within 2 points is {linked(enough)} with "
+            f"{trained(enough):,}."
         )
-    series = [
-        Series(v, [(float(trained(c)), 100 * accuracy(c)) for c in own], [_seeds(c) for c in own])
-        for v, own in sorted(shown.items())
-    ]
+    series = [_line(v, own) for v, own in sorted(shown.items())]
     return "\n".join(lines), chart("Test accuracy, %", "trained parameters", series)
 
 
