@@ -133,23 +133,30 @@ def evaluate(run_id: str, runs_dir: str, split: str, *, limit: int | None, devic
 
 
 def rescore(run_id: str, runs_dir: str, split: str, *, write: bool) -> Scores:
-    """Scores the stored predictions with today's scorer; write=True puts the result into the record."""
+    """Scores the stored predictions of a split with today's scorer.
+
+    write=True puts that into the record, and the other split's scores too: a record has one scorer.
+    """
     run = open_run(run_id, runs_dir, split, device="cpu")
-    questions = run.questions(split)
-    recorded = run.scores(split)
-    kept = {key: value for key, value in recorded.items() if key.startswith("response_")}  # takes the model
-    scores = cast(Scores, metrics(run.stored(split, questions), questions) | kept)
-    _compare(run_id, split, recorded, scores)
+    scores = _rescored(run, split)
+    _compare(run_id, split, run.scores(split), scores)
     if write:
         settings = run.record["science"] | {"scorer_version": SCORER_VERSION}
-        changes: dict[str, Any] = {split: scores, "science": settings, "science_hash": sha256(settings)}
-        if split == "test" and scores["scorer_version"] != run.record["test"]["scorer_version"]:
+        changes: dict[str, Any] = {"science": settings, "science_hash": sha256(settings)}
+        changes |= {name: scores if name == split else _rescored(run, name) for name in ("test", "valid")}
+        if scores["scorer_version"] != run.record["test"]["scorer_version"]:
             for name in ("platinum", "repeat"):  # the old scorer's
                 if name in run.record:
                     changes[name] = None
                     print(f"  {name} was scored by another version and is taken out; {name}=… write=true adds it again")
         run.write(**changes)
     return scores
+
+
+def _rescored(run: FinishedRun, split: str) -> Scores:
+    kept = {key: value for key, value in run.scores(split).items() if key.startswith("response_")}  # takes the model
+    questions = run.questions(split)
+    return cast(Scores, metrics(run.stored(split, questions), questions) | kept)
 
 
 def platinum(run_id: str, runs_dir: str, place: str, columns: str = "", *, write: bool) -> dict[str, Any]:

@@ -160,7 +160,10 @@ def test_what_was_changed_since_is_named(finished: tuple[Path, dict[str, Any], s
     write_record(other, record | {"science": record["science"] | {"data.test": "sha256:x"}})
     with pytest.raises(SystemExit, match=r": not what it was: data.test\. Restore it, or run it again\.$"):
         evaluate(folder.name, str(tmp_path), "test", limit=None, device="cpu")
-    write_record(other, record)
+    old = {split: record[split] | {"scorer_version": 1} for split in ("test", "valid")}
+    write_record(other, record | old)
+    rescore(folder.name, str(tmp_path), "valid", write=True)
+    assert json.loads((other / "result.json").read_text()) == record  # both splits: a record has one scorer
     lines = (other / "predictions.jsonl").read_text().splitlines()
     (other / "predictions.jsonl").write_text("\n".join(lines[:-1]))
     with pytest.raises(SystemExit, match="stored predictions do not cover the questions, got 7; expected 8"):

@@ -24,6 +24,7 @@ from adapters._weights import forbid_cpu_packing
 from harness.cli.arguments import parse
 from harness.cli.quiet import quiet
 from harness.device import usable_device
+from harness.errors import reason_of
 from harness.files import write_text
 from harness.paths import under_root
 from tools._shared import calibration, variants
@@ -51,7 +52,7 @@ def probe(variant: str, quantization: str, device: str = "cpu") -> str:
     except (Unfit, ad.AdapterError, ImportError) as reason:
         return str(reason)
     except RuntimeError as error:  # a kernel that is missing or does not take these shapes
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return f"{type(error).__name__}: {reason_of(error)}"
     return "yes"
 
 
@@ -127,7 +128,11 @@ def main(argv: list[str]) -> None:
         answers[name] = {q: probe(name, q, device) for q in QUANTIZATIONS}
         print(f"{name:18}" + "  ".join(f"{q}: {answer}" for q, answer in answers[name].items()), flush=True)
     if args.out:
-        write_text(under_root(args.out), json.dumps({"device": device, "variants": answers}, indent=1) + "\n")
+        place = under_root(args.out)
+        known = json.loads(place.read_text()) if place.exists() else {}
+        if known.get("device") == device:  # those that were not asked about keep their answers
+            answers = known["variants"] | answers
+        write_text(place, json.dumps({"device": device, "variants": answers}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

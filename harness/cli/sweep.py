@@ -70,7 +70,7 @@ class Sweep:
         try:
             planned = planned_with_lr(dataclasses.replace(job, force=False), self.fingerprinter)
         except BadInput as error:  # no records to tune from, or a missing file
-            return f"{job.variant} seed {job.seed}", str(error)
+            return f"{job.variant} seed {job.seed} (job {self.jobs.index(job) + 1})", str(error)
         new = written(planned.folder) >= self.began
         if planned.action == "skip":
             return planned.id, "not run again" if job.force and not new else ""
@@ -78,8 +78,9 @@ class Sweep:
             return planned.id, f"finished before, but not with the same {planned.reason}; force=true replaces it"
         if planned.record is None or not new:
             return planned.id, "not run" if planned.action == "run" else "not finished"
-        error_of = planned.record.get("error")
-        what = f", {error_of['class']}: {error_of['message'].splitlines()[0]}" if error_of else ""
+        what = ""
+        if error := planned.record.get("error"):
+            what = ", " + ": ".join(filter(None, (error["class"], error["message"].partition("\n")[0])))
         return planned.id, f"{planned.record['status']}{what} ({planned.folder / 'result.json'})"
 
 
@@ -110,7 +111,7 @@ def dry_run(jobs: list[Job], fingerprinter: Fingerprinter, *, here: bool = True)
     total, unknown = 0.0, 0
     for job in jobs:
         name, action, notes = _would(job, fingerprinter, here=here)
-        if name in listed:
+        if action != "refuse" and name in listed:
             action, notes = "skip", ["the same run as above"]
         listed.add(name)
         counts[action] += 1

@@ -91,9 +91,9 @@ def code_hash(variant: str, folder: Path = ROOT / "adapters") -> str:
 
 
 @functools.cache
-def engine_hash() -> str:
+def engine_hash(folder: Path = ROOT / "harness") -> str:
     """16 digits over the syntax trees of the modules that make results."""
-    places = [ROOT / "harness" / name for name in ENGINE]
+    places = [folder / name for name in ENGINE]
     files: list[Path] = []
     for place in places:
         files += sorted(place.glob("*.py")) if place.is_dir() else [place]

@@ -104,8 +104,7 @@ class Wandb:
             record = record | {"status": "failed", "error": {"class": type(error).__name__, "message": str(error)}}
         result = {k: v for k, v in record.items() if k not in ("science", "provenance")}
         code = EXIT_CODES.get(record["status"], 1)
-        self._guarded(lambda: self.run.summary.update(result))
-        self._guarded(lambda: self.run.finish(exit_code=code))
+        self._guarded(lambda: (self.run.summary.update(result), self.run.finish(exit_code=code)))
 
     def _guarded(self, call: Callable[[], T]) -> T | None:
         """What `call` returns. An error of wandb's turns tracking off and is said in one line."""

@@ -26,7 +26,7 @@ THEIRS = "PEFT's results (not run here)"
 
 
 def read_peft(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Rows like those of harness.table.rows from `<folder>/*.json`, and a sentence for every file that gave none.
+    """Rows like those of harness.report.table.rows from `<folder>/*.json`, and a sentence for every file without one.
 
     The files are those of github.com/huggingface/peft, method_comparison/MetaMathQA/results. Fields that this does not
     know are ignored. Raises BadInput where there is no such folder or no JSON file in it.

@@ -111,7 +111,7 @@ def show(runs_dir: str, compare: str = "") -> None:
     """Published and local runs together, and PEFT's results from `compare`: on the terminal and in reports/local/."""
     base = under_root(runs_dir)
     read = read_records([base, PUBLISHED])
-    others, skipped = read_peft(Path(compare)) if compare else (pd.DataFrame(), [])
+    others, skipped = read_peft(under_root(compare)) if compare else (pd.DataFrame(), [])
     for line in read.skipped + skipped:
         print(f"not counted: {line}")
     frames = [frame for frame in (rows(read.records), others) if not frame.empty]
@@ -120,6 +120,8 @@ def show(runs_dir: str, compare: str = "") -> None:
         print("no finished runs yet")
         return
     local = REPORTS / "local"
-    rewrite({local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()})
+    rewrite(
+        {local / name: text for name, text in files(shown, read.records, [base, PUBLISHED]).items()}, local / "plots"
+    )
     print(terminal_tables(shown))
     print(f"Every column and the page: {local} (`make page`, then /local/).")

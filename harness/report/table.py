@@ -1,4 +1,4 @@
-"""Records to rows: one per variant, setting and learning rate, seeds taken together; and the README's table of them."""
+"""Records to rows: one per variant, setting and learning rate, seeds taken together."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from harness.cli.preflight import preflight
+from harness.cli.sweep import Sweep
 from harness.inputs.base_model import _loaded, load_model
+from harness.inputs.fingerprints import Fingerprinter
 from harness.paths import ROOT
 from harness.records.plan import begin, plan
 from harness.records.store import read_record, read_records, write_record
@@ -53,8 +55,19 @@ def test_a_dry_run_lists_actions_and_times(overrides: list[str], small_job: Any,
     )
 
 
-def test_a_dry_run_says_when_no_time_is_known(overrides: list[str], capsys: Any) -> None:
-    words = with_words(overrides, "quantization=4bit", "dry_run=true")  # no published run is quantized
+def test_a_dry_run_refuses_each_job_that_has_no_rate_to_choose_from(overrides: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        preflight(["-m", *with_words(overrides, "rank=8,9", "lr=tuned", "dry_run=true")])
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["refuse", "refuse"]
+    assert last.startswith("2 jobs: 2 to refuse")
+
+
+def test_a_dry_run_says_when_no_time_is_known(
+    overrides: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr("harness.cli.sweep.PUBLISHED", tmp_path)
+    words = with_words(overrides, "quantization=4bit", "dry_run=true")
     with pytest.raises(SystemExit):
         preflight(words)
     listed, last = capsys.readouterr().out.splitlines()
@@ -108,6 +121,27 @@ def test_a_job_without_memory_leaves_a_sound_base_to_the_next(small_job: Any, mo
     fresh = run(small_job("seed=1", "force=true"), in_sweep=True)
     assert after["test"] == fresh["test"]
     assert after["train"]["loss_last"] == fresh["train"]["loss_last"]
+
+
+def test_a_sweeps_end_names_every_job_that_is_left(small_job: Any, monkeypatch: Any, capsys: Any) -> None:
+    """Also one whose error has no text, and each of those that have no rate to choose from."""
+
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("harness.run.train", full)
+    failed, *tuned = small_job(), small_job("rank=9", "lr=tuned"), small_job("rank=10", "lr=tuned")
+    sweep = Sweep([failed, *tuned], Fingerprinter()).__enter__()
+    with pytest.raises(MemoryError):
+        run(failed, in_sweep=True)
+    with pytest.raises(SystemExit) as stopped:
+        sweep.__exit__(None, None, None)
+    assert stopped.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    start = lines.index("sweep: 0 of 3 runs are finished") + 1
+    assert lines[start].startswith(f"  {run_id_of(failed)}: failed, MemoryError (")
+    named = [line.split(":")[0] for line in lines[start + 1 : start + 3]]
+    assert named == ["  lora seed 0 (job 2)", "  lora seed 0 (job 3)"]
 
 
 def test_a_finished_run_of_other_code_is_named_and_kept(overrides: list[str], small_job: Any) -> None:

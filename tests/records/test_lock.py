@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,12 @@ def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str, what: str) -> N
     assert not (tmp_path / "purged").exists()
 
 
-def test_a_lock_leaves_nothing_and_survives_a_removed_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_lock_leaves_nothing_and_survives_a_removed_folder(tmp_path: Path, removed: bool) -> None:
     with lock(tmp_path / "runs", "id"):
         assert (tmp_path / "runs" / ".locks" / "id.lock").exists()
+        if removed:
+            shutil.rmtree(tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

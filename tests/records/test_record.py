@@ -85,7 +85,7 @@ def test_no_record_stops_the_tables_of_the_others(tmp_path: Path) -> None:
     factory.write(tmp_path, *good)
     changed = mutants()
     for n, record in enumerate(changed):
-        place = tmp_path / (record["run_id"] if n < 10**6 and _named(record) else f"mutant{n}")
+        place = tmp_path / (record["run_id"] if _named(record) else f"mutant{n}")
         place.mkdir()
         (place / "result.json").write_text(json.dumps(record))
     found = read_records([tmp_path])

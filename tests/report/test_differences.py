@@ -26,7 +26,7 @@ def test_roles_are_variants() -> None:
 
 
 def test_differences_are_those_of_the_records(frame: pd.DataFrame) -> None:
-    """Value by hand, the rest by harness.stats on the same bits, Holm over the section."""
+    """Value by hand, the rest by harness.report.stats on the same bits, Holm over the section."""
     bits = {
         v: np.array([from_bits(r["test"]["correct_bits"], 120) for r in RECORDS if r["variant"] == v and keep(r)])
         for v in ("lora", "hra")
@@ -95,7 +95,6 @@ def test_what_cannot_be_compared_is_not(other: dict[str, Any]) -> None:
             t for t in frame["section"].unique() if set(frame[frame["section"] == t]["variant"]) & {"lora", "hra"}
         ]
         assert len(titles) == 2
-        assert len(set(titles)) == 2
     same = rows([*base, *(factory.record("hra", s, skill=2.0) for s in (0, 1))])
     assert same["section"].nunique() == 1
     assert chosen(same, "hra")["difference"] > 0
@@ -123,7 +122,8 @@ def test_nothing_inside_the_noise_is_bold() -> None:
         text = markdown_table("t", frame, {})
         for shown in (text.replace("**t**", ""), results(frame).replace("**Embedded benchmark.**", "")):
             assert "**" not in shown
-            assert "p < 0.001 †" in shown or " †" in shown
+            line = next(x for x in shown.splitlines() if x.startswith("| [dora]"))
+            assert " †" in line
         assert "the sign may flip" in text
     assert chosen(rows([lora[0], far[0]]), "dora")["test"] == "exact McNemar"
 

@@ -36,8 +36,7 @@ esac
 """
     )
     python.chmod(0o755)
-    (folder / "ready").touch()
-    own = [f"BIN={python.parent}", f"READY={folder / 'ready'}", f"GPU_STAMPS={folder / 'stamps'}", "GSM8K=data"]
+    own = [f"VENV={folder}", f"GPU_STAMPS={folder / 'stamps'}", "GSM8K=data"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     done = subprocess.run(["make", *own, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode in (0, 2), done.stderr

@@ -58,7 +58,7 @@ def _turned(studied: Studied, others: dict[str, Cell]) -> str:
 
 def smollm2(studied: Studied) -> str:
     """Response losses on the two bases side by side, and how alike their order is."""
-    there = [s for s in studied.sections if s.cells[0].first["model"] == "smollm2_135m"]
+    there = [s for s in studied.sections if s.setting == "tiny-smollm2_135m"]
     other = [c for c in max(there, key=lambda s: s.plain).cells if c.trained and c.plain] if there else []
     others = {c.cells[0].first["variant"]: by_loss(c.cells) for c in curves(other) if any(map(worth_by_loss, c.cells))}
     ours = {c.chosen.first["variant"]: by_loss(c.cells) for c in studied.usual if any(map(worth_by_loss, c.cells))}

@@ -43,20 +43,16 @@ def loss(studied: Studied) -> tuple[str, str]:
 
 def _at_shared_seed(curve: Curve, cell: Cell) -> float:
     """Test accuracy at the seeds that every rate of the curve has (all of the cell's, where there is none)."""
-    shared = set.intersection(*({r["seed"] for r in c.runs} for c in curve.cells if c.validation))
+    shared = set.intersection(*(set(c.validation) for c in curve.cells if c.validation))
     runs = [r for r in cell.done if r["seed"] in shared] or cell.done
     return mean(r["test"]["accuracy"] for r in runs)
 
 
 def _plateaus(used: list[Curve]) -> str:
     """Which adapters have one good rate alone, of those that were tried."""
-    alone = [c for c in used if sum(p.valid >= _best(c) - CLOSE for p in c.points.values()) == 1]
+    alone = [c for c in used if sum(p.valid >= c.points[c.chosen.name].valid - CLOSE for p in c.points.values()) == 1]
     names = ", ".join(linked(c.chosen) for c in alone) or "none"
     return f"* {len(alone)} of {len(used)} adapters have no second rate within 2 points of the best: {names}."
-
-
-def _best(curve: Curve) -> float:
-    return max(p.valid for p in curve.points.values())
 
 
 def rates(studied: Studied) -> tuple[str, str]:
@@ -68,7 +64,7 @@ def rates(studied: Studied) -> tuple[str, str]:
     beside: dict[float, list[float]] = {}  # log₁₀ of the rate ÷ the best one, to a half → points below
     for c in used:
         tried = sorted(c.points.values(), key=lambda p: p.lr)
-        best = max(tried, key=lambda p: p.valid)
+        best = c.points[c.chosen.name]
         below = [(p.lr / best.lr, 100 * (p.valid - best.valid)) for p in tried]
         series.append(Series("", below))
         for factor, lost in below:

@@ -44,8 +44,17 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
         for lr in rates
         for n, word in enumerate(("block", "core"))
     ]
-    text = "\n".join(grid(head, body)) + "\n\n" + _moved(studied, norms, rates)
+    at = {"their best rates": [(low.chosen, block.chosen) for block, low in pairs]}
+    at |= {f"{lr:g}": [(low[lr], block[lr]) for block, low in cells if lr in block and lr in low] for lr in rates}
+    counts = "; ".join(map(_clear, at, at.values()))
+    verdict = f"* Pairs in which the core is better / worse, the interval without 0: {counts}."
+    text = "\n".join([*grid(head, body), "", verdict, "", _moved(studied, norms, rates)])
     return text, chart("Test accuracy, %", "trained parameters", series)
+
+
+def _clear(at: str, pairs: list[tuple[Cell, Cell]]) -> str:
+    differences = [estimate(low.right, block.right) for low, block in pairs]
+    return f"at {at} {sum(e.low > 0 for e in differences)} / {sum(e.high < 0 for e in differences)} of {len(pairs)}"
 
 
 def _line(name: str, cells: list[Cell]) -> Series:
