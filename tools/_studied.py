@@ -64,7 +64,7 @@ def response_loss(cell: Cell) -> float:
     return float(cell.responses.nats.mean() * cell.responses.per_token) if cell.responses else float("nan")
 
 
-def trained(cell: Cell) -> int:
+def parameters(cell: Cell) -> int:
     """How many numbers it trains."""
     return cell.first["trainable_params"] or 0
 

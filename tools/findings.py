@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,25 +45,26 @@ def build(published: Path = PUBLISHED) -> dict[Path, str]:
 
     studied = Studied(read_records([published]).records)
     norms: dict[str, Any] = json.loads(NORMS.read_text()) if NORMS.exists() else {}
-    blocks: dict[str, Callable[[], tuple[str, str]]] = {
-        "budgets": lambda: (budgets.budgets(studied, launches(SIMULATED)), ""),
-        "levels": lambda: (levels.levels(studied), ""),
-        "refinements": lambda: (levels.refinements(studied), ""),
-        "rates": lambda: rates.rates(studied),
-        "cores": lambda: sizes.cores(studied, norms),
-        "sizes": lambda: sizes.sizes(studied),
-        "quantized": lambda: (sizes.quantized(studied), ""),
-        "loss": lambda: rates.loss(studied),
-        "bases": lambda: (elsewhere.bases(studied), ""),
-        "smollm2": lambda: (elsewhere.smollm2(studied), ""),
-        "published": lambda: (elsewhere.published(studied), ""),
+    blocks = {
+        "budgets": budgets.budgets(studied, launches(SIMULATED)),
+        "levels": levels.levels(studied),
+        "refinements": levels.refinements(studied),
+        "quantized": sizes.quantized(studied),
+        "bases": elsewhere.bases(studied),
+        "smollm2": elsewhere.smollm2(studied),
+        "published": elsewhere.published(studied),
     }
-    text, figures = PAGE.read_text(encoding="utf-8"), {}
-    for name, block in blocks.items():
-        content, svg = block()
-        if svg:
-            figures[FIGURES / f"{name}.svg"] = svg
-            content += f"\n\n![Figure: {name}](figures/{name}.svg)"
+    drawn = {
+        "rates": rates.rates(studied),
+        "cores": sizes.cores(studied, norms),
+        "sizes": sizes.sizes(studied),
+        "loss": rates.loss(studied),
+    }
+    figures = {FIGURES / f"{name}.svg": svg for name, (_, svg) in drawn.items() if svg}
+    for name, (content, svg) in drawn.items():
+        blocks[name] = content + (f"\n\n![Figure: {name}](figures/{name}.svg)" if svg else "")
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in blocks.items():
         text = fill_block(text, name, content or NOT_RUN, str(PAGE.relative_to(ROOT)))
     return {PAGE: text} | figures
 

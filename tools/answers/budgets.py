@@ -9,7 +9,7 @@ from harness.report.markdown import grid
 from harness.report.names import roles
 from harness.report.points import Launches
 from harness.report.stats import crossed_bootstrap, estimate
-from tools._studied import CLOSE, Studied, accuracy, linked, trained
+from tools._studied import CLOSE, Studied, accuracy, linked, parameters
 
 if TYPE_CHECKING:
     from harness.report.sections import Cell
@@ -27,18 +27,18 @@ def budgets(studied: Studied, counted: Launches) -> str:
     if len(ran) < 2:
         return ""
     body, best = [], -1.0
-    for curve in sorted(ran, key=lambda c: (trained(c.chosen), -_worth(c.chosen))):
+    for curve in sorted(ran, key=lambda c: (parameters(c.chosen), -_worth(c.chosen))):
         cell = curve.chosen
         if _worth(cell) <= best + CLOSE:
             continue
         best, low_high = _worth(cell), crossed_bootstrap(cell.right)
-        smaller = [c.chosen for c in ran if trained(c.chosen) < trained(cell) and c.chosen.measures_seeds]
+        smaller = [c.chosen for c in ran if parameters(c.chosen) < parameters(cell) and c.chosen.measures_seeds]
         alike = [c for c in smaller if cell.measures_seeds and estimate(cell.right, c.right).high < MARGIN]
         low, high = (f"{100 * bound:.1f}" for bound in low_high)
         body.append(
             [
                 linked(cell),
-                f"{trained(cell):,}",
+                f"{parameters(cell):,}",
                 f"{cell.first['adapter_file_bytes'] / 1e3:,.1f}",
                 _peak(cell, counted),
                 f"{100 * accuracy(cell):.1f} [{low}, {high}]",
@@ -46,7 +46,7 @@ def budgets(studied: Studied, counted: Launches) -> str:
                 f"{cell.first['lr']:g}{', edge' * curve.edge}",
                 _on_four_bits(cell, studied),
                 f"{median(r['forgetting']['nats'] for r in cell.done):+.2f}",
-                _named(min(alike, key=trained, default=None)),
+                _named(min(alike, key=parameters, default=None)),
             ]
         )
     head = ["adapter", "trained parameters", "file, kB", "training peak ÷ lora's", "accuracy, %", "seeds", "lr"]
@@ -56,7 +56,7 @@ def budgets(studied: Studied, counted: Launches) -> str:
 
 
 def _named(cell: Cell | None) -> str:
-    return f"`{cell.label}`, {trained(cell):,}" if cell else "none"
+    return f"`{cell.label}`, {parameters(cell):,}" if cell else "none"
 
 
 def _worth(cell: Cell) -> float:

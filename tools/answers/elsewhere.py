@@ -11,7 +11,7 @@ from harness.report.names import roles
 from harness.report.others import references
 from harness.report.sections import Cell
 from tools._rank_order import FEWEST, agreeing, better_half, in_words
-from tools._studied import Studied, accuracy, by_loss, linked, response_loss, trained, worth_by_loss
+from tools._studied import Studied, accuracy, by_loss, linked, parameters, response_loss, worth_by_loss
 
 
 def bases(studied: Studied) -> str:
@@ -30,7 +30,7 @@ def bases(studied: Studied) -> str:
             continue
         pair = [*ours.values()], [accuracy(others[name]) for name in ours]
         alike, count = agreeing(*pair, least=0.05)
-        by_size = in_words([float(trained(others[name])) for name in ours], pair[1])
+        by_size = in_words([float(parameters(others[name])) for name in ours], pair[1])
         absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
         seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
@@ -92,7 +92,7 @@ def published(studied: Studied) -> str:
         if len(both) < FEWEST:
             continue
         here, there = [accuracy(ours[v]) for v in both], [others[named[v]] for v in both]
-        by_size = in_words([float(trained(ours[v])) for v in both], there)
+        by_size = in_words([float(parameters(ours[v])) for v in both], there)
         lines.append(
             f"* {reference.title}: ρ {in_words(here, there)}; among the better half alone {better_half(here, there)}; "
             f"the numbers of parameters here alone give {by_size}. Spread there: {max(there) - min(there):.1f} points."

@@ -10,7 +10,7 @@ from harness.report.markdown import grid
 from harness.report.sections import Cell
 from harness.report.stats import ALPHA, estimate, holm
 from tools._chart import Series, chart
-from tools._studied import CLOSE, Studied, accuracy, linked, points, trained
+from tools._studied import CLOSE, Studied, accuracy, linked, parameters, points
 
 DENSE, LOW_RANK = "antipasto_arrow", "antipasto_dplr"
 NEAR = 0.06  # relative difference of the trained parameters of a pair of nearly equal size
@@ -59,12 +59,12 @@ def _clear(at: str, pairs: list[tuple[Cell, Cell]]) -> str:
 
 def _line(name: str, cells: list[Cell]) -> Series:
     """Accuracy over trained parameters, with a band from the worst to the best seed."""
-    ordered = sorted(cells, key=trained)
-    return Series(name, [(float(trained(c)), 100 * accuracy(c)) for c in ordered], [_seeds(c) for c in ordered])
+    ordered = sorted(cells, key=parameters)
+    return Series(name, [(float(parameters(c)), 100 * accuracy(c)) for c in ordered], [_seeds(c) for c in ordered])
 
 
 def _size(curve: Curve) -> int:
-    return trained(curve.chosen)
+    return parameters(curve.chosen)
 
 
 def _at_best(curve: Curve) -> str:
@@ -108,7 +108,7 @@ def sizes(studied: Studied) -> tuple[str, str]:
     by_variant: dict[str, list[Cell]] = {}
     for c in studied.curves:
         by_variant.setdefault(c.chosen.first["variant"], []).append(c.chosen)
-    shown = {v: sorted(own, key=trained) for v, own in by_variant.items() if len({trained(c) for c in own}) >= 3}
+    shown = {v: sorted(own, key=parameters) for v, own in by_variant.items() if len({parameters(c) for c in own}) >= 3}
     if not shown:
         return "", ""
     lines = []
@@ -117,8 +117,8 @@ def sizes(studied: Studied) -> tuple[str, str]:
         enough = next(c for c in own if accuracy(c) >= accuracy(best) - CLOSE)
         lines.append(
             f"* `{variant}`, {len(own)} sizes: best on test {linked(best)} {100 * accuracy(best):.1f} % with "
-            f"{trained(best):,} trained parameters; the smallest within 2 points is {linked(enough)} with "
-            f"{trained(enough):,}."
+            f"{parameters(best):,} trained parameters; the smallest within 2 points is {linked(enough)} with "
+            f"{parameters(enough):,}."
         )
     series = [_line(v, own) for v, own in sorted(shown.items())]
     return "\n".join(lines), chart("Test accuracy, %", "trained parameters", series)
