@@ -79,8 +79,8 @@ class Sweep:
         if planned.record is None or not new:
             return planned.id, "not run" if planned.action == "run" else "not finished"
         what = ""
-        if error := planned.record.get("error"):
-            what = ", " + ": ".join(filter(None, (error["class"], error["message"].partition("\n")[0])))
+        if failure := planned.record.get("error"):
+            what = ", " + ": ".join(filter(None, (failure["class"], failure["message"].partition("\n")[0])))
         return planned.id, f"{planned.record['status']}{what} ({planned.folder / 'result.json'})"
 
 

@@ -27,7 +27,7 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     if len(pairs) < 2:
         return "", ""
     pairs.sort(key=lambda pair: _size(pair[1]))
-    cells = [[{c.first["lr"]: c for c in curve.cells if c.done} for curve in pair] for pair in pairs]
+    cells = [[{c.first["lr"] or 0.0: c for c in curve.cells if c.done} for curve in pair] for pair in pairs]
     rates = sorted({lr for block, low in cells for lr in block.keys() & low.keys()})
     body = [
         [
