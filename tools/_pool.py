@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from harness.config.job import Job
-    from harness.inputs.fingerprints import Fingerprinter
+from harness.cli.quiet import quiet
+from harness.config.job import Job
+from harness.inputs.fingerprints import Fingerprinter
+from harness.paths import PUBLISHED
+from harness.records.plan import plan
+from harness.records.progress import duration
+from harness.records.record import FINAL
+from harness.records.store import read_records
 
 
 def work(left: Callable[[], list[Job]], workers: int, fingerprinter: Fingerprinter, *, dry: bool = False) -> None:
@@ -19,9 +23,6 @@ def work(left: Callable[[], list[Job]], workers: int, fingerprinter: Fingerprint
 
     A run that raises ends the work; the same command continues it.
     """
-    from harness.records.plan import plan
-    from harness.records.progress import duration
-
     if dry:
         ids = [plan(job, fingerprinter).id for job in left()]
         print("\n".join([*ids, f"{len(ids)} runs are left, as far as is known"]))
@@ -48,7 +49,6 @@ def work(left: Callable[[], list[Job]], workers: int, fingerprinter: Fingerprint
 
 def _run(job: Job) -> float:
     """One run in a worker. Returns seconds."""
-    from harness.cli.quiet import quiet
     from harness.run import run
 
     quiet()
@@ -59,10 +59,6 @@ def _run(job: Job) -> float:
 
 def unfinished(jobs: Mapping[str, Job]) -> list[Job]:
     """The jobs, given by their science hash, that neither their runs_dir nor runs/published has an outcome of."""
-    from harness.paths import PUBLISHED
-    from harness.records.record import FINAL
-    from harness.records.store import read_records
-
     folders = [*dict.fromkeys(job.runs_dir for job in jobs.values()), PUBLISHED]
     done = {r["science_hash"] for r in read_records(folders).records if r["status"] in FINAL}
     return [job for key, job in jobs.items() if key not in done]

@@ -16,7 +16,11 @@ from typing import Any
 
 from harness.cli.arguments import parse
 from harness.paths import PUBLISHED, ROOT
+from harness.records.store import read_records
+from harness.report.build import SIMULATED
 from harness.report.generated import check_unchanged, rewrite
+from harness.report.markdown import fill_block
+from harness.report.points import launches
 from tools._studied import NOT_RUN, Studied
 from tools.answers import budgets, elsewhere, levels, rates, sizes
 
@@ -38,11 +42,6 @@ def main(argv: list[str]) -> None:
 
 def build(published: Path = PUBLISHED) -> dict[Path, str]:
     """Path → text of the page and its figures; writes nothing."""
-    from harness.records.store import read_records
-    from harness.report.build import SIMULATED
-    from harness.report.markdown import fill_block
-    from harness.report.points import launches
-
     studied = Studied(read_records([published]).records)
     norms: dict[str, Any] = json.loads(NORMS.read_text()) if NORMS.exists() else {}
     blocks = {

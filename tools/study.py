@@ -15,20 +15,22 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from harness.cli.arguments import parse
+from harness.config.compose import compositions
+from harness.config.job import Job
+from harness.config.schema import register
+from harness.config.validate import job_from
+from harness.inputs.fingerprints import Fingerprinter
 from harness.paths import CONF
+from harness.records.plan import plan
+from harness.records.record import Record
 from tools._pool import unfinished, work
 from tools._shared import job_of, one_of
 from tools.table import lacking
-
-if TYPE_CHECKING:
-    from harness.config.job import Job
-    from harness.inputs.fingerprints import Fingerprinter
-    from harness.records.record import Record
 
 
 @dataclass
@@ -41,8 +43,6 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.inputs.fingerprints import Fingerprinter
-
     fingerprinter = Fingerprinter()
     work(runs_left(args.experiment, args.runs_dir, fingerprinter), args.workers, fingerprinter, dry=args.plan)
 
@@ -74,10 +74,6 @@ def runs_left(names: list[str], runs_dir: str, fingerprinter: Fingerprinter) -> 
 
 def jobs_of(experiment: str, runs_dir: str) -> list[Job]:
     """The jobs of an experiment's sweeps, as `train.py -m` makes them."""
-    from harness.config.compose import compositions
-    from harness.config.schema import register
-    from harness.config.validate import job_from
-
     register()
     lines = experiments()[one_of("experiment", experiment, experiments())].get("sweeps", [])
     return [
@@ -91,8 +87,6 @@ def _common(runs_dir: str) -> list[str]:
 
 def by_science(jobs: list[Job], fingerprinter: Fingerprinter) -> dict[str, Job]:
     """Science hash → job; of jobs that would give the same result the first one."""
-    from harness.records.plan import plan
-
     out: dict[str, Job] = {}
     for job in jobs:
         out.setdefault(plan(job, fingerprinter).science_hash, job)

@@ -17,16 +17,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from harness.cli.arguments import parse
+from harness.config.job import Job
+from harness.inputs.fingerprints import Fingerprinter
+from harness.records.choose_lr import choose, validation
+from harness.records.plan import plan
+from harness.records.record import Record
+from harness.records.tuning import lr_curve
 from tools._pool import unfinished, work
 from tools._shared import job_of, variants
-
-if TYPE_CHECKING:
-    from harness.config.job import Job
-    from harness.inputs.fingerprints import Fingerprinter
-    from harness.records.record import Record
 
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the first learning rates, times the default; further ones go on by decades
 
@@ -43,8 +43,6 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    from harness.inputs.fingerprints import Fingerprinter
-
     bases, fingerprinter = [_job(args, v) for v in variants(args.variants, trains_base=True)], Fingerprinter()
     left = lambda: [job for base in bases for job in lacking(base, args.seeds, fingerprinter)]
     work(left, args.workers, fingerprinter, dry=args.plan)
@@ -67,10 +65,6 @@ def lacking(
     scales: of the first learning rates, times the default, about half a decade apart. worth: what the best rate has
     most of, None for a run without an outcome; validation accuracy unless given.
     """
-    from harness.records.choose_lr import choose, validation
-    from harness.records.plan import plan
-    from harness.records.tuning import lr_curve
-
     if base.lr is None:
         return unfinished({plan(base, fingerprinter).science_hash: base})
     curve = lr_curve(base, fingerprinter, worth or validation)

@@ -14,8 +14,17 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+import adapters as ad
 from harness.cli.arguments import parse
+from harness.data.load import split_questions
+from harness.data.tokenize import prompt_ids
+from harness.inputs.base_model import loaded
+from harness.inputs.fingerprints import Fingerprinter
 from harness.paths import under_root
+from harness.records.store import read_records
+from tools._shared import job_of
 
 
 @dataclass
@@ -27,14 +36,6 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    import adapters as ad
-    from harness.data.load import split_questions
-    from harness.data.tokenize import prompt_ids
-    from harness.inputs.base_model import loaded
-    from harness.inputs.fingerprints import Fingerprinter
-    from harness.records.store import read_records
-    from tools._shared import job_of
-
     job = job_of(["benchmark=tiny", "variant=none", f"model.id={args.model}"])
     base = Fingerprinter().of(job)["model"].content
     tokenizer, model = loaded(job)
@@ -51,8 +52,6 @@ def main(argv: list[str]) -> None:
 
 def blurting(model: Any, prompts: list[list[int]], token: int) -> float:
     """Mean probability of `token` after each prompt."""
-    import torch
-
     with torch.no_grad():
         logits = [model(input_ids=torch.tensor([p], device=model.device), logits_to_keep=1).logits for p in prompts]
         return float(torch.stack([out[0, -1].softmax(-1)[token] for out in logits]).mean())

@@ -17,9 +17,17 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from adapters import attachment
+from adapters._weights import dense_weight
 from harness.cli.arguments import parse
 from harness.files import write_text
+from harness.inputs.fingerprints import Fingerprinter
 from harness.paths import under_root
+from harness.records.plan import plan
+from harness.reevaluate import open_run
+from tools.study import jobs_of
 
 
 @dataclass
@@ -31,12 +39,6 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, __doc__ or "")
-    import torch
-
-    from harness.inputs.fingerprints import Fingerprinter
-    from harness.records.plan import plan
-    from tools.study import jobs_of
-
     torch.set_num_threads(1)
     out, fingerprinter = under_root(args.out), Fingerprinter()
     by_run: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
@@ -52,8 +54,6 @@ def main(argv: list[str]) -> None:
 
 def norms_of_run(run_id: str, runs_dir: str) -> dict[str, list[float]]:
     """The norms of a finished run. Raises BadInput where its inputs have changed or it has no adapter."""
-    from harness.reevaluate import open_run
-
     with open_run(run_id, runs_dir, "test", device="cpu").adapted() as (_, model):
         return norms(model)
 
@@ -63,11 +63,6 @@ def norms(model: Any) -> dict[str, list[float]]:
 
     ΔW is what the layer adds to its base when it reads the identity, so no variant's formula is needed.
     """
-    import torch
-
-    from adapters import attachment
-    from adapters._weights import dense_weight
-
     handle = attachment(model)
     out: dict[str, list[float]] = {"update": [], "share": [], "core": []}
     for name, site in handle.sites.items():
@@ -94,7 +89,6 @@ def _core(site: Any) -> Any:
 
 
 def _largest(matrix: Any) -> float:
-    import torch
 
     return _rounded(torch.linalg.matrix_norm(matrix, 2))
 

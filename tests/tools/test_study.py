@@ -70,7 +70,7 @@ def test_a_run_of_two_experiments_is_done_once_and_records_end_it(
     small_job: Any, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Jobs that differ only in how their rate came about are one run; local and published outcomes both count."""
-    monkeypatch.setattr("harness.paths.PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr("tools._pool.PUBLISHED", tmp_path / "published")
     first, second, third = (small_job(f"seed={s}") for s in (0, 1, 2))
     monkeypatch.setattr(study, "jobs_of", Experiments([first, small_job("lr_scale=1.0"), second, third]).jobs_of)
     left = runs_left(["rank_sweep"], str(first.runs_dir), Fingerprinter())

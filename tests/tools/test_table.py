@@ -32,7 +32,7 @@ def test_a_variant_gets_five_rates_then_what_lies_beyond_an_edge_then_seeds(
 def test_a_run_without_a_rate_is_wanted_until_there_is_a_record(
     small_job: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("harness.paths.PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr("tools._pool.PUBLISHED", tmp_path / "published")
     base = small_job("variant=none", "lr=null")
     assert lacking(base, 3, Fingerprinter()) == [base]
     put(tmp_path / "published", trained(base, 0.1))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from statistics import mean, median
-from typing import TYPE_CHECKING
 
 from harness.report.markdown import grid
 from harness.report.names import roles
 from harness.report.points import Launches
+from harness.report.sections import Cell
 from harness.report.stats import crossed_bootstrap, estimate
 from tools._studied import CLOSE, Studied, accuracy, linked, parameters
-
-if TYPE_CHECKING:
-    from harness.report.sections import Cell
 
 MARGIN = 0.05  # of test accuracy
 
