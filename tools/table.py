@@ -28,7 +28,7 @@ from harness.records.tuning import lr_curve
 from tools._pool import unfinished, work
 from tools._shared import job_of, variants
 
-SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the first learning rates, times the default; further ones go on by decades
+SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the first learning rates, times the default; further ones follow by decades
 
 
 @dataclass

@@ -19,8 +19,6 @@ EXPECTED = {
     "int": "an integer",
     "int | None": "an integer",
     "list[str]": "texts separated by commas",
-    "list[float]": "numbers separated by commas",
-    "list[bool]": "true, false or true,false",
 }
 
 
@@ -65,5 +63,5 @@ def _unknown(word: str, keys: list[str]) -> str:
 
 def _value(kind: str, text: str) -> Any:
     if kind.startswith("list["):
-        return [part.strip() for part in text.split(",") if part.strip()]  # OmegaConf converts the parts
+        return [part.strip() for part in text.split(",") if part.strip()]
     return text if kind == "str" else yaml.safe_load(text)

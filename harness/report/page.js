@@ -197,8 +197,7 @@ function caption(shown, marks, label, counted) {
 // -- curves -----------------------------------------------------------------------------------------------------------
 const pointFor = (set, id) => points.find(p => p.set === set && p.id === id);
 const pointOf = row => pointFor(sections.indexOf(row.closest("section")), row.dataset.id) ?? {reference: true};
-const baselineIn = set => points.find(p => p.set === set && p.baseline);
-const baselineOf = p => baselineIn(sets[p.set].base);
+const baselineOf = p => points.find(base => base.set === sets[p.set].base && base.baseline);
 function lossBeside(p) {
   const base = new Map(baselineOf(p)?.loss);
   return (p.loss ?? []).filter(([step]) => base.has(step)).map(([step, loss]) => [step, loss - base.get(step)]);

@@ -19,16 +19,6 @@ from tools._pool import work
 from tools.study import by_response_loss, experiments, jobs_of, runs_left
 
 
-class Experiments:
-    """Stands for conf/study.yaml: sweeps given as jobs."""
-
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs = jobs
-
-    def jobs_of(self, *_: Any) -> list[Job]:
-        return self.jobs
-
-
 def with_responses(job: Job, nats: float) -> dict[str, Any]:
     """The record that a run of this job would leave, had its validation responses this loss."""
     record = trained(job, 0.0)
@@ -72,7 +62,7 @@ def test_a_run_of_two_experiments_is_done_once_and_records_end_it(
     """Jobs that differ only in how their rate came about are one run; local and published outcomes both count."""
     monkeypatch.setattr("tools._pool.PUBLISHED", tmp_path / "published")
     first, second, third = (small_job(f"seed={s}") for s in (0, 1, 2))
-    monkeypatch.setattr(study, "jobs_of", Experiments([first, small_job("lr_scale=1.0"), second, third]).jobs_of)
+    monkeypatch.setattr(study, "jobs_of", lambda *_: [first, small_job("lr_scale=1.0"), second, third])
     left = runs_left(["rank_sweep"], str(first.runs_dir), Fingerprinter())
     assert [job.seed for job in left()] == [0, 1, 2]
     put(first.runs_dir, trained(first, 0.5), trained(second, 0.5) | {"status": "failed"})

@@ -10,7 +10,6 @@ import torch
 import adapters as ad
 from adapters._weights import dense_weight
 from harness.run import run
-from tests.tools.test_study import Experiments
 from tools import update_norms
 from tools._shared import perturb
 from tools.update_norms import norms
@@ -51,7 +50,7 @@ def test_norms_are_those_of_the_factors(model: Any, cfg: ad.Config) -> None:
 def test_finished_runs_are_added_once(overrides: list[str], small_job: Any, tmp_path: Any, monkeypatch: Any) -> None:
     job = small_job("variant=antipasto_arrow", "rank=8", "variant.block=3")
     run(job)
-    monkeypatch.setattr("tools.update_norms.jobs_of", Experiments([job, small_job("seed=9")]).jobs_of)
+    monkeypatch.setattr("tools.update_norms.jobs_of", lambda *_: [job, small_job("seed=9")])
     words = [f"runs_dir={job.runs_dir}", f"out={tmp_path / 'norms.json'}"]
     update_norms.main(words)
     (one,) = update_norms.json.loads((tmp_path / "norms.json").read_text()).values()
