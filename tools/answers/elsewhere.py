@@ -6,7 +6,6 @@ import yaml
 
 from harness.report.build import REFERENCE
 from harness.report.learning_rates import curves
-from harness.report.markdown import grid
 from harness.report.names import roles
 from harness.report.others import references
 from harness.report.sections import Cell
@@ -34,8 +33,8 @@ def bases(studied: Studied) -> str:
         absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
         seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
-            f"* ρ {in_words(*pair)}; among the better half alone {better_half(*pair)}; their numbers of parameters "
-            f"alone give {by_size}. Of the pairs more than 5 points apart there, {alike} of {count} have the same "
+            f"* ρ {in_words(*pair)}; better half {better_half(*pair)}; by their numbers of parameters alone {by_size}. "
+            f"Of the pairs more than 5 points apart there, {alike} of {count} have the same "
             f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}."
             + f" Not run there: {', '.join(absent)}." * bool(absent)
             + _turned(studied, others)
@@ -66,18 +65,19 @@ def smollm2(studied: Studied) -> str:
     if len(both) < FEWEST:
         return ""
     both.sort(key=lambda v: response_loss(others[v]))
-    body = [
-        [
-            linked(others[v]),
-            f"{response_loss(others[v]):.4f}",
-            str(len(others[v].done)),
-            f"{response_loss(ours[v]):.4f}",
-        ]
-        for v in both
-    ]
     rho = in_words([response_loss(ours[v]) for v in both], [response_loss(others[v]) for v in both])
-    head = ["adapter", "response loss, SmolLM2-135M", "seeds", "embedded base"]
-    return f"Between the two bases, ρ {rho}.\n\n" + "\n".join(grid(head, body))
+    apart = max(max(losses) - min(losses) for v in both if (losses := _by_seed(others[v])))
+    each = [f"{linked(others[v])} {response_loss(others[v]):.3f} / {response_loss(ours[v]):.3f}" for v in both]
+    seeds = sorted({len(others[v].done) for v in both})
+    return (
+        f"* ρ {rho}. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}; those of one "
+        f"adapter lie up to {apart:.2f} nats per token apart. Loss there / here: {', '.join(each)}."
+    )
+
+
+def _by_seed(cell: Cell) -> list[float]:
+    """Response loss of each seed, nats per token."""
+    return list(cell.responses.nats.mean(axis=1) * cell.responses.per_token) if cell.responses else []
 
 
 def published(studied: Studied) -> str:
@@ -94,7 +94,7 @@ def published(studied: Studied) -> str:
         here, there = [accuracy(ours[v]) for v in both], [others[named[v]] for v in both]
         by_size = in_words([float(parameters(ours[v])) for v in both], there)
         lines.append(
-            f"* {reference.title}: ρ {in_words(here, there)}; among the better half alone {better_half(here, there)}; "
-            f"the numbers of parameters here alone give {by_size}. Spread there: {max(there) - min(there):.1f} points."
+            f"* {reference.title}: ρ {in_words(here, there)}; better half {better_half(here, there)}; "
+            f"by parameters here alone {by_size}. Spread there: {max(there) - min(there):.1f} points."
         )
     return "\n".join(lines)

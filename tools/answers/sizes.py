@@ -29,6 +29,7 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     pairs.sort(key=lambda pair: _size(pair[1]))
     cells = [[{c.first["lr"] or 0.0: c for c in curve.cells if c.done} for curve in pair] for pair in pairs]
     rates = sorted({lr for block, low in cells for lr in block.keys() & low.keys()})
+    whole = set.intersection(*({c.first["lr"] or 0.0 for c in curve.cells} for pair in pairs for curve in pair))
     body = [
         [
             f"{_size(block):,} / {_size(low):,}",
@@ -40,7 +41,7 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     ]
     head = ["trained parameters", "dense block, %", "low-rank core, %", "core − block, points"]
     series = [
-        _line(f"{word}, lr {lr:g}", [c[n][lr] for c in cells if lr in c[n]])
+        _line(f"{word}, lr {lr:g}", [c[n][lr] for c in cells if lr in c[n]], second=n == 0)
         for lr in rates
         for n, word in enumerate(("block", "core"))
     ]
@@ -48,7 +49,7 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     at |= {f"{lr:g}": [(low[lr], block[lr]) for block, low in cells if lr in block and lr in low] for lr in rates}
     counts = "; ".join(map(_clear, at, at.values()))
     verdict = f"* Pairs in which the core is better / worse, the interval without 0: {counts}."
-    text = "\n".join([*grid(head, body), "", verdict, "", _moved(studied, norms, rates)])
+    text = "\n".join([*grid(head, body), "", verdict, "", _moved(studied, norms, whole)])
     return text, chart("Test accuracy, %", "trained parameters", series)
 
 
@@ -57,27 +58,36 @@ def _clear(at: str, pairs: list[tuple[Cell, Cell]]) -> str:
     return f"at {at} {sum(e.low > 0 for e in differences)} / {sum(e.high < 0 for e in differences)} of {len(pairs)}"
 
 
-def _line(name: str, cells: list[Cell]) -> Series:
+def _line(name: str, cells: list[Cell], *, second: bool = False) -> Series:
     """Accuracy over trained parameters, with a band from the worst to the best seed."""
     ordered = sorted(cells, key=parameters)
-    return Series(name, [(float(parameters(c)), 100 * accuracy(c)) for c in ordered], [_seeds(c) for c in ordered])
+    places = [(float(parameters(c)), 100 * accuracy(c)) for c in ordered]
+    return Series(name, places, [_seeds(c) for c in ordered], second)
 
 
 def _size(curve: Curve) -> int:
     return parameters(curve.chosen)
 
 
+def _sized(cell: Cell) -> str:
+    return f"{linked(cell, _own_size(cell))} with {100 * accuracy(cell):.1f} % and {parameters(cell):,} parameters"
+
+
+def _own_size(cell: Cell) -> str:
+    return cell.label.removeprefix(cell.first["variant"]).strip(" ()") or "its default"
+
+
 def _at_best(curve: Curve) -> str:
     edge = ", edge" if curve.edge else ", the only one" if len(curve.points) == 1 else ""
-    size = curve.chosen.label.removeprefix(curve.chosen.first["variant"]).strip(" ()") or "its default"
-    return f"{linked(curve.chosen, size)} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
+    name = linked(curve.chosen, _own_size(curve.chosen))
+    return f"{name} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _moved(studied: Studied, norms: dict[str, Any], rates: list[float]) -> str:
+def _moved(studied: Studied, norms: dict[str, Any], rates: set[float]) -> str:
     """Per variant and one of these rates, over the sizes: runs that failed; medians of the largest layers' norms."""
     body = []
     runs = [(r["variant"], r["lr"], r) for c in studied.curves for cell in c.cells for r in cell.runs]
@@ -115,12 +125,8 @@ def sizes(studied: Studied) -> tuple[str, str]:
     for variant, own in sorted(shown.items()):
         best = max(own, key=accuracy)
         enough = next(c for c in own if accuracy(c) >= accuracy(best) - CLOSE)
-        lines.append(
-            f"* `{variant}`, {len(own)} sizes: best on test {linked(best)} {100 * accuracy(best):.1f} % with "
-            f"{parameters(best):,} trained parameters; the smallest within 2 points is {linked(enough)} with "
-            f"{parameters(enough):,}."
-        )
-    series = [_line(v, own) for v, own in sorted(shown.items())]
+        lines.append(f"* `{variant}`: best on test {_sized(best)}, within 2 points from {_sized(enough)} on.")
+    series = [_line(v, own, second=n % 2 == 1) for n, (v, own) in enumerate(sorted(shown.items()))]
     return "\n".join(lines), chart("Test accuracy, %", "trained parameters", series)
 
 
