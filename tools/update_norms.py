@@ -89,7 +89,6 @@ def _core(site: Any) -> Any:
 
 
 def _largest(matrix: Any) -> float:
-
     return _rounded(torch.linalg.matrix_norm(matrix, 2))
 
 

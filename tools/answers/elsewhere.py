@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import yaml
 
 from harness.report.build import REFERENCE
 from harness.report.learning_rates import curves
 from harness.report.names import roles
+from harness.report.notes import span
 from harness.report.others import references
 from harness.report.sections import Cell
 from tools._rank_order import FEWEST, agreeing, better_half, in_words
@@ -24,27 +26,29 @@ def bases(studied: Studied) -> str:
         others = {
             c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.plain and c.chosen.trained and c.chosen.done
         }
-        ours = {c.chosen.label: accuracy(c.chosen) for c in studied.usual if c.chosen.label in others}
+        ours = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.label in others}
         if not ours:
             continue
-        pair = [*ours.values()], [accuracy(others[name]) for name in ours]
+        pair = [accuracy(c) for c in ours.values()], [accuracy(others[name]) for name in ours]
         alike, count = agreeing(*pair, least=0.05)
         by_size = in_words([float(parameters(others[name])) for name in ours], pair[1])
         absent = [c.chosen.label for c in studied.usual if c.chosen.label not in others]
-        seeds = sorted({len(others[name].done) for name in ours})
         lines.append(
             f"* ρ {in_words(*pair)}; better half {better_half(*pair)}; by their numbers of parameters alone {by_size}. "
-            f"Of the pairs more than 5 points apart there, {alike} of {count} have the same "
-            f"order here. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}."
+            f"Of the pairs more than 5 points apart there, {alike} of {count} have the same order here. "
+            f"Seeds there: {_seeds([others[name] for name in ours])}."
             + f" Not run there: {', '.join(absent)}." * bool(absent)
-            + _turned(studied, others)
+            + _turned(ours, others)
         )
     return "\n".join(lines)
 
 
-def _turned(studied: Studied, others: dict[str, Cell]) -> str:
+def _seeds(cells: list[Cell]) -> str:
+    return span(pd.Series([len(c.done) for c in cells]))
+
+
+def _turned(ours: dict[str, Cell], others: dict[str, Cell]) -> str:
     """The adapters whose difference to the baseline has another sign there."""
-    ours = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.label in others}
     base = roles().baseline
     if base not in ours:
         return ""
@@ -68,10 +72,9 @@ def smollm2(studied: Studied) -> str:
     rho = in_words([response_loss(ours[v]) for v in both], [response_loss(others[v]) for v in both])
     apart = max(max(losses) - min(losses) for v in both if (losses := _by_seed(others[v])))
     each = [f"{linked(others[v])} {response_loss(others[v]):.3f} / {response_loss(ours[v]):.3f}" for v in both]
-    seeds = sorted({len(others[v].done) for v in both})
     return (
-        f"* ρ {rho}. Seeds there: {'–'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))}; those of one "
-        f"adapter lie up to {apart:.2f} nats per token apart. Loss there / here: {', '.join(each)}."
+        f"* ρ {rho}. Seeds there: {_seeds([others[v] for v in both])}; those of one adapter lie up to {apart:.2f} nats "
+        f"per token apart. Loss there / here: {', '.join(each)}."
     )
 
 

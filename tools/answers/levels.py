@@ -58,15 +58,10 @@ def refinements(studied: Studied) -> str:
     if not pairs:
         return ""
     differences = [estimate(new.right, base.right) for new, base in pairs]
-    clear = [p < ALPHA for p in holm([e.p for e in differences])]
-    lines = []
-    for base, names in REFINED.items():
-        for is_clear, word in ((True, "clear"), (False, "not clear")):
-            own = [
-                f"{linked(new)} {points(e)}"
-                for (new, old), e, c in zip(pairs, differences, clear, strict=True)
-                if c == is_clear and old.label == base and new.label in names
-            ]
-            if own:
-                lines.append(f"* Minus {linked(ran[base])}, {word}: {', '.join(own)}.")
-    return "\n".join(lines)
+    said: dict[tuple[str, str], list[str]] = {}
+    for (new, base), e, p in zip(pairs, differences, holm([e.p for e in differences]), strict=True):
+        word = "clear" if p < ALPHA else "not clear"
+        said.setdefault((linked(base), word), []).append(f"{linked(new)} {points(e)}")
+    bases = list(dict.fromkeys(base for base, _ in said))
+    ordered = sorted(said.items(), key=lambda item: (bases.index(item[0][0]), item[0][1]))  # clear before not clear
+    return "\n".join(f"* Minus {base}, {word}: {', '.join(own)}." for (base, word), own in ordered)

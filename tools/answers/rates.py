@@ -72,9 +72,9 @@ def rates(studied: Studied) -> tuple[str, str]:
     often = {e: median(lost) for e, lost in sorted(beside.items()) if len(lost) > len(used) / 2}
     said = [f"{0.0 - often[e]:.1f} at {word} ({len(beside[e])} adapters)" for e, word in BESIDE.items() if e in often]
     series.append(Series("median", [(10**e, lost) for e, lost in often.items()]))
-    lines = [f"* Median drop in accuracy from the best rate, points: {', '.join(said)}."] * bool(said) + [
-        _plateaus(used)
-    ]
+    lines = [_plateaus(used)]
+    if said:
+        lines.insert(0, f"* Median drop in accuracy from the best rate, points: {', '.join(said)}.")
     return "\n".join(lines), chart(
         "Validation accuracy minus that at the best rate, points", "rate ÷ best rate", series
     )

@@ -18,15 +18,9 @@ NEAR = 0.06  # relative difference of the trained parameters of a pair of nearly
 
 def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     """Pairs of nearly equal size, at their best rates (table) and at each (figure); what each did to the weights."""
-    pairs = []
-    dense = [c for c in studied.curves if c.chosen.first["variant"] == DENSE]
-    for low in (c for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
-        near = min(dense, key=lambda d: abs(_size(d) / _size(low) - 1), default=None)
-        if near is not None and abs(_size(near) / _size(low) - 1) <= NEAR:
-            pairs.append((near, low))
+    pairs = _pairs(studied)
     if len(pairs) < 2:
         return "", ""
-    pairs.sort(key=lambda pair: _size(pair[1]))
     cells = [[{c.first["lr"] or 0.0: c for c in curve.cells if c.done} for curve in pair] for pair in pairs]
     rates = sorted({lr for block, low in cells for lr in block.keys() & low.keys()})
     whole = set.intersection(*({c.first["lr"] or 0.0 for c in curve.cells} for pair in pairs for curve in pair))
@@ -51,6 +45,17 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     verdict = f"* Pairs in which the core is better / worse, the interval without 0: {counts}."
     text = "\n".join([*grid(head, body), "", verdict, "", _moved(studied, norms, whole)])
     return text, chart("Test accuracy, %", "trained parameters", series)
+
+
+def _pairs(studied: Studied) -> list[tuple[Curve, Curve]]:
+    """(block, core) of nearly equal size, smallest first."""
+    pairs = []
+    dense = [c for c in studied.curves if c.chosen.first["variant"] == DENSE]
+    for low in (c for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
+        near = min(dense, key=lambda d: abs(_size(d) / _size(low) - 1), default=None)
+        if near is not None and abs(_size(near) / _size(low) - 1) <= NEAR:
+            pairs.append((near, low))
+    return sorted(pairs, key=lambda pair: _size(pair[1]))
 
 
 def _clear(at: str, pairs: list[tuple[Cell, Cell]]) -> str:
