@@ -37,6 +37,13 @@ class Studied:
     def main(self) -> list[Cell]:
         return self.table.cells if self.table else []
 
+    def beside(self, key: str) -> list[Section]:
+        """The sections of the table's setting whose protocol differs from its in this key alone."""
+        if self.table is None:
+            return []
+        near, ours = [s for s in self.sections if s.setting == self.table.setting], self.table.protocol
+        return [s for s in near if {k for k, v in ours.items() if s.protocol.get(k) != v} == {key}]
+
     @cached_property
     def curves(self) -> list[Curve]:
         """One per adapter and size on a plain base, best first; the floor is none, the ceiling is one."""

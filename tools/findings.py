@@ -22,7 +22,7 @@ from harness.report.generated import check_unchanged, rewrite
 from harness.report.markdown import fill_block
 from harness.report.points import launches
 from tools._studied import NOT_RUN, Studied
-from tools.answers import budgets, elsewhere, levels, rates, sizes
+from tools.answers import budgets, changed, elsewhere, levels, rates, sizes
 
 PAGE, FIGURES, NORMS = ROOT / "docs" / "findings.md", ROOT / "docs" / "figures", ROOT / "reports" / "update_norms.json"
 
@@ -48,7 +48,8 @@ def build(published: Path = PUBLISHED) -> dict[Path, str]:
         "budgets": budgets.budgets(studied, launches(SIMULATED)),
         "levels": levels.levels(studied),
         "refinements": levels.refinements(studied),
-        "quantized": sizes.quantized(studied),
+        "quantized": changed.quantized(studied),
+        "decay": changed.undecayed(studied),
         "bases": elsewhere.bases(studied),
         "smollm2": elsewhere.smollm2(studied),
         "published": elsewhere.published(studied),

@@ -11,7 +11,7 @@ from tests import factory
 from tools import findings
 from tools._chart import Series, chart
 from tools._studied import NOT_RUN, Studied
-from tools.answers import budgets, elsewhere, levels, rates, sizes
+from tools.answers import budgets, changed, elsewhere, levels, rates, sizes
 
 
 def record(variant: str, share: float, nats: float, **more: Any) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def test_without_records_every_block_says_so(tmp_path: Path) -> None:
     texts = findings.build(tmp_path)
     assert list(texts) == [findings.PAGE]  # no figure
     blocks = re.findall(r"<!-- (\w+):begin .*-->\n(.*?)<!-- \1:end -->", texts[findings.PAGE], re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     assert {content for _, content in blocks} == {f"{NOT_RUN}\n"}
 
 
@@ -106,13 +106,35 @@ def test_quantized_bases_are_compared_at_the_same_rate() -> None:
     runs += [record("lora", 0.2, 1.0, seed=n, quantization="4bit") for n in range(3)]
     runs += [record("lora", 0.8, 1.0, seed=n, quantization="8bit") for n in range(3)]
     runs += [record("lora", 0.1, 1.0, lr=0.5, quantization="8bit")]  # of no plain run
-    lines = sizes.quantized(Studied(runs)).splitlines()  # type: ignore[arg-type]
+    lines = changed.quantized(Studied(runs)).splitlines()  # type: ignore[arg-type]
     assert lines[0].startswith("* 8bit: 1 variants, median difference +0.0 points")
-    assert lines[0].endswith("Clear (p < 0.05 after Holm): none.")
+    assert lines[0].endswith("Clear: none.")
     assert "4bit: 1 variants, median difference -60.0 points" in lines[1]
     assert lines[1].endswith("].") and "none." not in lines[1]  # noqa: PT018
-    single = sizes.quantized(Studied([runs[0], *(r for r in runs if r["quantization"] == "4bit")]))  # type: ignore[arg-type]
-    assert single.endswith("Clear (p < 0.05 after Holm): none.")
+    single = changed.quantized(Studied([runs[0], *(r for r in runs if r["quantization"] == "4bit")]))  # type: ignore[arg-type]
+    assert single.endswith("Clear: none.")
+
+
+def test_without_weight_decay_each_is_compared_at_its_best_rate() -> None:
+    """ia3 gains 40 points at a rate of its own; another decay and another base are not what is asked."""
+    runs = [record(v, 0.8 - n / 10, 1.0, seed=s) for n, v in enumerate(VARIANTS) for s in range(3)]
+
+    def changed_to(run: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        name = "__".join([run["run_id"], *map(str, settings.values())])
+        return run | {"science": run["science"] | settings, "run_id": name}
+
+    off = [changed_to(r, weight_decay=0.0) for r in runs if r["variant"] != "ia3"]
+    for seed in range(3):
+        best = record("ia3", 0.9, 1.0, seed=seed, lr=0.5)
+        best["valid"] |= {"accuracy": 0.99, "correct": 99}
+        off += [changed_to(r, weight_decay=0.0) for r in (best, record("ia3", 0.1, 1.0, seed=seed, lr=0.6))]
+    text = changed.undecayed(Studied([*runs, *off]))  # type: ignore[arg-type, list-item]
+    assert text.startswith("* Order with and without decay: ρ 0.")
+    assert "Without it, 5 variants, median difference +0.0 points, lowest [" in text
+    assert re.findall(r"\[(\w+)\]\([^)]*\) \+40\.0 ", text) == ["ia3", "ia3"]  # highest, and the only clear one
+    more = [changed_to(r, weight_decay=0.5) for r in runs] + [changed_to(r, weight_decay=0.0, model="x") for r in runs]
+    assert changed.undecayed(Studied([*runs, *off, *more])) == text  # type: ignore[arg-type, list-item]
+    assert changed.undecayed(Studied([*runs, *more])) == ""  # type: ignore[arg-type, list-item]
 
 
 def sized(variant: str, size: int, share: float, **more: Any) -> dict[str, Any]:

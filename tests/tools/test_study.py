@@ -47,7 +47,7 @@ def test_pairs_of_nearly_equal_size(tmp_path: Path) -> None:
 
 
 def test_every_experiment_is_known_and_a_wrong_name_refused() -> None:
-    assert set(experiments()) == {"arrow_vs_dplr", "rank_sweep", "quantizations", "smollm2"}
+    assert set(experiments()) == {"arrow_vs_dplr", "rank_sweep", "quantizations", "weight_decay", "smollm2"}
     with pytest.raises(SystemExit, match=r"experiment: unknown, got 'nope'; expected one of arrow_vs_dplr, "):
         study.main(["experiment=nope", "plan=true"])
     how = experiments()["smollm2"]["tuned"]

@@ -17,12 +17,8 @@ from tools._studied import Studied, accuracy, by_loss, linked, parameters, respo
 
 def bases(studied: Studied) -> str:
     """Accuracy on other bases of the embedded benchmark: all settings the same but the model."""
-    lines, table = [], studied.table
-    for s in studied.sections:
-        if table is None or s.setting != table.setting:
-            continue
-        if {k for k, v in table.protocol.items() if s.protocol.get(k) != v} != {"model"}:
-            continue
+    lines = []
+    for s in studied.beside("model"):
         others = {
             c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.plain and c.chosen.trained and c.chosen.done
         }

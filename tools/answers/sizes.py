@@ -1,4 +1,4 @@
-"""docs/findings.md: dense block or low-rank core, how large, and what does a quantized base cost?"""
+"""docs/findings.md: dense block or low-rank core, and how large?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from harness.report.learning_rates import Curve
 from harness.report.markdown import grid
 from harness.report.sections import Cell
-from harness.report.stats import ALPHA, estimate, holm
+from harness.report.stats import estimate
 from tools._chart import Series, chart
 from tools._studied import CLOSE, Studied, accuracy, linked, parameters, points
 
@@ -139,36 +139,3 @@ def _seeds(cell: Cell) -> tuple[float, float]:
     """Accuracy in percent of the worst and of the best seed."""
     by_seed = 100 * cell.right.mean(axis=1)
     return float(by_seed.min()), float(by_seed.max())
-
-
-def quantized(studied: Studied) -> str:
-    """Accuracy on an 8-bit and a 4-bit base minus that on the plain one, at the same learning rate."""
-    done = {
-        (c.first["variant"], c.first["quantization"], c.first["lr"]): c
-        for c in studied.main
-        if c.done and c.trained and c.own_settings
-    }
-    bases = sorted({quantization for _, quantization, _ in done} - {"none"}, reverse=True)
-    pairs = [(c, done[v, "none", lr]) for (v, q, lr), c in done.items() if q != "none" and (v, "none", lr) in done]
-    if not pairs:
-        return ""
-    differences = [(c, estimate(c.right, plain.right)) for c, plain in pairs]
-    seeds = [c.measures_seeds and plain.measures_seeds for c, plain in pairs]
-    clear = [p < ALPHA and several for p, several in zip(holm([e.p for _, e in differences]), seeds, strict=True)]
-    lines = []
-    for base in bases:
-        own = [
-            (c, e, is_clear)
-            for (c, e), is_clear in zip(differences, clear, strict=True)
-            if c.first["quantization"] == base
-        ]
-        if not own:
-            continue
-        worst = min(own, key=lambda item: item[1].value)
-        named = ", ".join(f"{linked(c)} {points(e)}" for c, e, is_clear in own if is_clear)
-        middle = 100 * median(e.value for _, e, _ in own)
-        lines.append(
-            f"* {base}: {len(own)} variants, median difference {middle:+.1f} points, lowest "
-            f"{linked(worst[0])} {points(worst[1])}. Clear (p < 0.05 after Holm): {named or 'none'}."
-        )
-    return "\n".join(lines)
