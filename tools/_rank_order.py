@@ -17,11 +17,11 @@ def spearman(one: list[float], two: list[float]) -> float:
     return float(_rho(np.array([one]), np.array([two]))[0]) if len(one) > 1 else math.nan
 
 
-def interval(one: list[float], two: list[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap of ρ over the things that are ordered; draws in which a list is constant do not count."""
+def interval(one: list[float], two: list[float], *, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap of ρ over the things that are ordered, without draws in which a list is constant."""
     drawn = np.random.default_rng(seed).integers(len(one), size=(RESAMPLES, len(one)))
     rho = _rho(np.array(one)[drawn], np.array(two)[drawn])
-    low, high = np.nanquantile(rho, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(rho, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -47,7 +47,15 @@ class Studied:
     @cached_property
     def curves(self) -> list[Curve]:
         """One per adapter and size on a plain base, best first; the floor is none, the ceiling is one."""
-        plain = [c for c in self.main if c.trained and c.first["quantization"] == "none"]
+        return self._curves(fewest=1)
+
+    @cached_property
+    def repeated(self) -> list[Curve]:
+        """Those of the learning rates that ran with several seeds."""
+        return self._curves(fewest=2)
+
+    def _curves(self, fewest: int) -> list[Curve]:
+        plain = [c for c in self.main if c.trained and c.first["quantization"] == "none" and len(c.runs) >= fewest]
         return sorted((c for c in curves(plain) if c.chosen.done), key=lambda c: -accuracy(c.chosen))
 
     @cached_property
@@ -83,6 +91,12 @@ def linked(cell: Cell, name: str = "") -> str:
 
 def points(e: Estimate) -> str:
     return f"{round(100 * e.value, 1) + 0.0:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+
+
+def plain_choices(section: Section) -> dict[str, Cell]:
+    """Label → chosen cell of each trained variant with its own settings, on a plain base."""
+    chosen = [c.chosen for c in curves(section.cells)]
+    return {c.label: c for c in chosen if c.plain and c.trained and c.done}
 
 
 def by_loss(cells_: list[Cell]) -> Cell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import pandas as pd
 
 import adapters as ad
 from harness.report.names import roles
-from harness.report.stats import RESAMPLES
 
 Row = Any  # a pandas row of harness.report.table.rows
 Capabilities = dict[str, dict[str, str]]
@@ -177,10 +175,8 @@ def difference(row: Row, *, p: bool) -> str:
     if not known(row["difference"]):
         return "–"
     text = _with_interval(row, ("difference", "difference_low", "difference_high"), "+.1f", 100.0)
-    bound = row["test"] == "crossed bootstrap" and row["p"] <= 1 / RESAMPLES  # no draw was as far away
     if p:
-        shown = math.ceil(1000 * row["p_holm"]) / 1000 if bound else row["p_holm"]
-        text += f", p {'≤ ' if bound else ''}{shown:.3f}" if row["p_holm"] >= 0.001 else ", p < 0.001"
+        text += f", p {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else ", p < 0.001"
     return text + _one_seed(row)
 
 

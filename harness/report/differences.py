@@ -39,7 +39,7 @@ def differences(shown: list[Cell], chosen: list[Cell], role: str) -> dict[str, d
             "difference_low": e.low,
             "difference_high": e.high,
             "p": mcnemar(cell.right[0], base.right[0])[2] if single else e.p,
-            "test": "exact McNemar" if single else "crossed bootstrap",
+            "test": "exact McNemar" if single else "t over questions and seeds",
             "seeds_measured": cell.measures_seeds and base.measures_seeds,
             "detectable": detectable(e.se, e.df),
             **_response_difference(cell, base),

@@ -45,7 +45,7 @@ def brief_notes(part: pd.DataFrame, clear: str) -> list[str]:
     count = f" over {len(compared)} comparisons" if len(compared) > 1 else ""
     lines = [
         f"{span(done['questions'], 'test question')}, {seed_span(shown)}; accuracy by marker. Intervals: "
-        "Wilson for one seed, bootstrap over questions and seeds for several.",
+        "Wilson for one seed, t over questions and seeds for several.",
         f"Differences: same questions. {clear}: p < 0.05 after Holm{count}, with several seeds on both sides. "
         f"†: single seed, the sign may flip. {_detectable(compared)}".rstrip(),
         f"Learning rates: best on validation, on {span(_tuned(shown)['valid_seeds'], 'seed')}, never on test; the "
@@ -88,13 +88,13 @@ def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
         return
     if counts := _counts(done["questions"]):
         yield f"{counts} test questions."
-    yield "95 % intervals: Wilson for one seed (question noise only); bootstrap over questions and seeds for several."
+    yield "95 % intervals: Wilson for one seed (question noise only); Student's t over questions and seeds for several."
     if "platinum" in shown and (counts := _counts(shown["platinum_questions"])):
         yield f"Platinum: the same answers to {counts} questions, scored by GSM8K-Platinum's references."
     if "response_loss" in done and done["response_loss"].notna().any():
         yield (
-            "Response loss: of the references to the test questions, teacher-forced; lower is better. Intervals by the "
-            "same bootstrap, not corrected for the number of comparisons."
+            "Response loss: of the references to the test questions, teacher-forced; lower is better. Intervals by "
+            "the same t, not corrected for the number of comparisons."
         )
     if "repeat" in done and done["repeat"].notna().any():
         rows, most = int(done["repeat"].notna().sum()), 100 * done["repeat"].max()

@@ -15,7 +15,7 @@ from harness.report.differences import baseline_of, differences, pairs
 from harness.report.learning_rates import Curve, curves
 from harness.report.names import roles
 from harness.report.sections import Cell, questions_of, sections
-from harness.report.stats import crossed_bootstrap, wilson
+from harness.report.stats import accuracy_interval, wilson
 from harness.report.summary import peak, unhealthy
 
 # Columns that only finished runs have.
@@ -124,7 +124,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     if len(done) == 1:
         row["low"], row["high"] = wilson(tests[0]["correct"], tests[0]["total"])
     else:
-        row["low"], row["high"] = crossed_bootstrap(cell.right)
+        row["low"], row["high"] = accuracy_interval(cell.right)
         by_seed = cell.right.mean(axis=1)
         row |= {"seed_low": float(by_seed.min()), "seed_high": float(by_seed.max())}
     if cell.responses:

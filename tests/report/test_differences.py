@@ -117,7 +117,7 @@ def test_nothing_inside_the_noise_is_bold() -> None:
     for records in ([lora[0], far[0]], [*lora, far[0]], [lora[0], *far]):
         frame = rows(records)
         row = chosen(frame, "dora")
-        assert row["p_holm"] < 0.001 or row["test"] == "crossed bootstrap"
+        assert row["p_holm"] < 0.001 or row["test"] == "t over questions and seeds"
         assert not row["clear"]
         text = markdown_table("t", frame, {})
         for shown in (text.replace("**t**", ""), results(frame).replace("**Embedded benchmark.**", "")):

@@ -16,7 +16,7 @@ from harness.records.store import read_records
 from harness.report.markdown import fill_block, markdown_table
 from harness.report.publish import check, publish, rebuild, show
 from harness.report.readme import results
-from harness.report.stats import crossed_bootstrap, wilson
+from harness.report.stats import accuracy_interval, wilson
 from harness.report.summary import summary_lines
 from harness.report.table import rows
 from harness.run import run
@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
     assert list(frame["variant"]) == ["lora", "none"]
     lora = frame.iloc[0]
     assert lora["accuracy"] == pytest.approx(np.mean(seeds))
-    assert (lora["low"], lora["high"]) == crossed_bootstrap(np.array(seeds))
+    assert (lora["low"], lora["high"]) == accuracy_interval(np.array(seeds))
     assert (lora["seeds"], lora["diverged"], lora["failed"]) == (2, 1, 0)
     assert (frame.iloc[1]["low"], frame.iloc[1]["high"]) == wilson(3, 40)
     text = markdown_table("t", frame, {"lora": {"4bit": "yes", "8bit": "no (why)"}})

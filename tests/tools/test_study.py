@@ -28,7 +28,7 @@ def with_responses(job: Job, nats: float) -> dict[str, Any]:
 def test_pairs_of_nearly_equal_size(tmp_path: Path) -> None:
     """The counts in conf/study.yaml are the config classes'; each block is the nearest to its core that there is."""
     jobs, width = jobs_of("arrow_vs_dplr", str(tmp_path)), 256  # of the embedded model's layers
-    assert len(jobs) == 3 * (4 * (7 + 6) + 4 + 2 + 1)
+    assert len(jobs) == 3 * (4 * (7 + 6) + 4 + 3 + 1)
     assert {(job.lr, job.seed) for job in jobs} == {
         (lr, seed) for lr in (0.003, 0.01, 0.03, 0.1, 1.0, 10.0) for seed in range(3)
     }

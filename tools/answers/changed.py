@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from statistics import median
 
-from harness.report.learning_rates import curves
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.report.sections import Cell
 from harness.report.stats import ALPHA, Estimate, estimate, holm
 from tools._rank_order import in_words
-from tools._studied import Studied, accuracy, linked, points
+from tools._studied import Studied, accuracy, linked, plain_choices, points
 
 
 def quantized(studied: Studied) -> str:
@@ -31,14 +33,11 @@ def undecayed(studied: Studied) -> str:
     """Accuracy without weight decay minus that with it, each at its best learning rate of those tried."""
     lines = []
     for s in studied.beside("weight_decay"):
-        if s.protocol["weight_decay"] != 0:
-            continue
-        there = {
-            c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.plain and c.chosen.trained and c.chosen.done
-        }
+        there = plain_choices(s) if s.protocol["weight_decay"] == 0 else {}
         pairs = [(there[c.chosen.label], c.chosen) for c in studied.usual if c.chosen.label in there]
-        rho = in_words([accuracy(one) for one, _ in pairs], [accuracy(two) for _, two in pairs])
-        lines.append(f"* Order with and without decay: ρ {rho}. Without it, {_in_words(_differences(pairs))}")
+        if found := _differences(pairs):
+            rho = in_words([accuracy(one) for one, _ in pairs], [accuracy(two) for _, two in pairs])
+            lines.append(f"* Order with and without decay: ρ {rho}. Without it, {_in_words(found)}")
     return "\n".join(lines)
 
 
@@ -46,11 +45,20 @@ Difference = tuple[Cell, Estimate, bool]  # the cell that is changed; it minus t
 
 
 def _differences(pairs: list[tuple[Cell, Cell]]) -> list[Difference]:
-    """Changed minus unchanged. Clear: p < 0.05 after Holm over all of them, with several seeds on both sides."""
-    found = [estimate(changed.right, plain.right) for changed, plain in pairs]
-    clear = [p < ALPHA for p in holm([e.p for e in found])]
-    several = [changed.measures_seeds and plain.measures_seeds for changed, plain in pairs]
-    return [(c, e, a and b) for (c, _), e, a, b in zip(pairs, found, clear, several, strict=True)]
+    """Changed minus unchanged, over the seeds that both have: runs of one seed share start and batches.
+
+    Clear: p < 0.05 after Holm over all of them, with several such seeds.
+    """
+    twins = [(changed, values) for changed, plain in pairs if len(values := _by_seed(changed, plain))]
+    found = [estimate(values) for _, values in twins]
+    corrected = holm([e.p for e in found])
+    return [(c, e, p < ALPHA and len(v) > 1) for (c, v), e, p in zip(twins, found, corrected, strict=True)]
+
+
+def _by_seed(changed: Cell, plain: Cell) -> NDArray[np.float64]:
+    """(shared seeds, questions): 1 where the changed run alone is right, −1 where the other alone is, else 0."""
+    one, two = ({r["seed"]: right for r, right in zip(c.done, c.right, strict=True)} for c in (changed, plain))
+    return np.array([one[seed].astype(float) - two[seed] for seed in one if seed in two])
 
 
 def _in_words(found: list[Difference]) -> str:

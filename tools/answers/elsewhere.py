@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import mean, stdev
+
 import pandas as pd
 import yaml
 
@@ -11,17 +14,26 @@ from harness.report.names import roles
 from harness.report.notes import span
 from harness.report.others import references
 from harness.report.sections import Cell
+from harness.report.stats import estimate
 from tools._rank_order import FEWEST, agreeing, better_half, in_words
-from tools._studied import Studied, accuracy, by_loss, linked, parameters, response_loss, worth_by_loss
+from tools._studied import (
+    Studied,
+    accuracy,
+    by_loss,
+    linked,
+    parameters,
+    plain_choices,
+    points,
+    response_loss,
+    worth_by_loss,
+)
 
 
 def bases(studied: Studied) -> str:
     """Accuracy on other bases of the embedded benchmark: all settings the same but the model."""
     lines = []
     for s in studied.beside("model"):
-        others = {
-            c.chosen.label: c.chosen for c in curves(s.cells) if c.chosen.plain and c.chosen.trained and c.chosen.done
-        }
+        others = plain_choices(s)
         ours = {c.chosen.label: c.chosen for c in studied.usual if c.chosen.label in others}
         if not ours:
             continue
@@ -44,15 +56,15 @@ def _seeds(cells: list[Cell]) -> str:
 
 
 def _turned(ours: dict[str, Cell], others: dict[str, Cell]) -> str:
-    """The adapters whose difference to the baseline has another sign there."""
+    """The adapters whose difference to the baseline has another sign there, and whether that is more than noise."""
     base = roles().baseline
     if base not in ours:
         return ""
-    here, there = (
-        {n: 100 * (accuracy(c) - accuracy(cells[base])) for n, c in cells.items()} for cells in (ours, others)
-    )
-    turned = [f"{linked(others[n])} {here[n]:+.1f} / {there[n]:+.1f}" for n in ours if here[n] * there[n] < 0]
-    return f" Better than `{base}` on one base and worse on the other, points: {', '.join(turned) or 'none'}."
+    here, there = ({n: estimate(c.right, cells[base].right) for n, c in cells.items()} for cells in (ours, others))
+    turned = [n for n in ours if here[n].value * there[n].value < 0]
+    named = [f"{linked(others[n])} {points(here[n])} / {points(there[n])}" for n in turned]
+    single = " (single seed there: intervals cover question noise only)" if not others[base].measures_seeds else ""
+    return f" Better than `{base}` on one base and worse on the other{single}: {', '.join(named) or 'none'}."
 
 
 def smollm2(studied: Studied) -> str:
@@ -66,17 +78,21 @@ def smollm2(studied: Studied) -> str:
         return ""
     both.sort(key=lambda v: response_loss(others[v]))
     rho = in_words([response_loss(ours[v]) for v in both], [response_loss(others[v]) for v in both])
-    apart = max(max(losses) - min(losses) for v in both if (losses := _by_seed(others[v])))
-    each = [f"{linked(others[v])} {response_loss(others[v]):.3f} / {response_loss(ours[v]):.3f}" for v in both]
+    best, worst = (f"{linked(others[v])} {response_loss(others[v]):.3f}" for v in (both[0], both[-1]))
+    apart = stdev(response_loss(others[v]) for v in both)
+    within = [v for v in (_variance_of_seeds(others[v]) for v in both) if v is not None]
+    seeds = f", between seeds of one {math.sqrt(mean(within)):.3f}" if within else ""
     return (
-        f"* ρ {rho}. Seeds there: {_seeds([others[v] for v in both])}; those of one adapter lie up to {apart:.2f} nats "
-        f"per token apart. Loss there / here: {', '.join(each)}."
+        f"* ρ {rho}. Seeds there: {_seeds([others[v] for v in both])}. Loss there from {best} to {worst} nats per "
+        f"token; standard deviation between adapters {apart:.3f}{seeds}."
     )
 
 
-def _by_seed(cell: Cell) -> list[float]:
-    """Response loss of each seed, nats per token."""
-    return list(cell.responses.nats.mean(axis=1) * cell.responses.per_token) if cell.responses else []
+def _variance_of_seeds(cell: Cell) -> float | None:
+    """Of the response loss, (nats per token)²; None for a single seed."""
+    if cell.responses is None or len(cell.done) < 2:
+        return None
+    return float(cell.responses.nats.mean(axis=1).var(ddof=1) * cell.responses.per_token**2)
 
 
 def published(studied: Studied) -> str:
@@ -93,7 +109,13 @@ def published(studied: Studied) -> str:
         here, there = [accuracy(ours[v]) for v in both], [others[named[v]] for v in both]
         by_size = in_words([float(parameters(ours[v])) for v in both], there)
         lines.append(
-            f"* {reference.title}: ρ {in_words(here, there)}; better half {better_half(here, there)}; "
-            f"by parameters here alone {by_size}. Spread there: {max(there) - min(there):.1f} points."
+            f"* {reference.title}: ρ {in_words(here, there)}; by parameters here alone {by_size}. "
+            + _spread(there, source["questions"])
         )
     return "\n".join(lines)
+
+
+def _spread(percents: list[float], questions: int) -> str:
+    """Beside the noise of single runs: one of n questions has a standard deviation of √(p(1 − p)/n)."""
+    noise = mean(math.sqrt(p * (100 - p) / questions) for p in percents)
+    return f"Standard deviation there: {stdev(percents):.1f} points; of one run, from its questions alone, {noise:.1f}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 from harness.report.markdown import grid
@@ -19,14 +20,17 @@ REFINED = {
 
 
 def levels(studied: Studied) -> str:
-    """Adapters in groups whose best member does not beat the others clearly, and the noise that this rests on."""
+    """Adapters in groups whose best member does not beat the others clearly, and the noise that this rests on.
+
+    Bonferroni over all pairs: which adapter leads a group is itself read from the test set.
+    """
     rest = [c.chosen for c in studied.usual if c.chosen.measures_seeds]
     if len(rest) < 2:
         return ""
     groups: list[list[Cell]] = []
     for cell in rest:
         leader = groups[-1][0] if groups else None
-        if leader is None or estimate(leader.right, cell.right).p < ALPHA / (len(rest) - 1):
+        if leader is None or estimate(leader.right, cell.right).p < ALPHA / math.comb(len(rest), 2):
             groups.append([])
         groups[-1].append(cell)
     body = [[str(n), ", ".join(f"{linked(c)} {100 * accuracy(c):.1f}" for c in g)] for n, g in enumerate(groups, 1)]
@@ -34,17 +38,18 @@ def levels(studied: Studied) -> str:
 
 
 def _noise(ran: list[Cell]) -> str:
-    spreads = {c.label: 100 * float(c.right.mean(axis=1).std(ddof=1)) for c in ran if len(c.done) > 1}
+    by_seed = {c.label: 100 * c.right.mean(axis=1) for c in ran if len(c.done) > 1}
+    spreads = {name: float(shares.std(ddof=1)) for name, shares in by_seed.items()}
     widest = max(spreads, key=lambda name: spreads[name])
     text = (
         f"Standard deviation between seeds, points: median {median(spreads.values()):.1f}, largest "
-        f"{spreads[widest]:.1f} (`{widest}`)."
+        f"{spreads[widest]:.1f} (`{widest}`, {by_seed[widest].min():.1f} to {by_seed[widest].max():.1f} %)."
     )
     base = next((c for c in ran if c.label == roles().baseline), None)
     if base is None:
         return text
     differences = [estimate(c.right, base.right) for c in ran if c is not base]
-    least = median(100 * detectable(e.se, e.df, ALPHA / len(differences)) for e in differences)
+    least = median(100 * detectable(e.se, e.df, ALPHA / math.comb(len(ran), 2)) for e in differences)
     return (
         f"{text} At the corrected threshold a difference to `{base.label}` has to be about {least:.1f} points to be "
         "seen with 80 % power."

@@ -5,12 +5,15 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+import pandas as pd
+
 from harness.report.learning_rates import Curve
 from harness.report.markdown import grid
+from harness.report.notes import span
 from harness.report.sections import Cell
-from harness.report.stats import estimate
+from harness.report.stats import ALPHA, Estimate, estimate, holm
 from tools._chart import Series, chart
-from tools._studied import CLOSE, Studied, accuracy, linked, parameters, points
+from tools._studied import Studied, accuracy, linked, parameters, points
 
 DENSE, LOW_RANK = "antipasto_arrow", "antipasto_dplr"
 NEAR = 0.06  # relative difference of the trained parameters of a pair of nearly equal size
@@ -21,17 +24,13 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
     pairs = _pairs(studied)
     if len(pairs) < 2:
         return "", ""
-    cells = [[{c.first["lr"] or 0.0: c for c in curve.cells if c.done} for curve in pair] for pair in pairs]
+    cells = [[{c.first["lr"] or 0.0: c for c in curve.cells if c.measures_seeds} for curve in pair] for pair in pairs]
     rates = sorted({lr for block, low in cells for lr in block.keys() & low.keys()})
     whole = set.intersection(*({c.first["lr"] or 0.0 for c in curve.cells} for pair in pairs for curve in pair))
+    best = [estimate(low.chosen.right, block.chosen.right) for block, low in pairs]
     body = [
-        [
-            f"{_size(block):,} / {_size(low):,}",
-            _at_best(block),
-            _at_best(low),
-            points(estimate(low.chosen.right, block.chosen.right)),
-        ]
-        for block, low in pairs
+        [f"{_size(block):,} / {_size(low):,}", _at_best(block), _at_best(low), points(difference)]
+        for (block, low), difference in zip(pairs, best, strict=True)
     ]
     head = ["trained parameters", "dense block, %", "low-rank core, %", "core − block, points"]
     series = [
@@ -39,28 +38,37 @@ def cores(studied: Studied, norms: dict[str, Any]) -> tuple[str, str]:
         for lr in rates
         for n, word in enumerate(("block", "core"))
     ]
-    at = {"their best rates": [(low.chosen, block.chosen) for block, low in pairs]}
-    at |= {f"{lr:g}": [(low[lr], block[lr]) for block, low in cells if lr in block and lr in low] for lr in rates}
-    counts = "; ".join(map(_clear, at, at.values()))
-    verdict = f"* Pairs in which the core is better / worse, the interval without 0: {counts}."
-    text = "\n".join([*grid(head, body), "", verdict, "", _moved(studied, norms, whole)])
+    at = {
+        lr: [estimate(low[lr].right, block[lr].right) for block, low in cells if lr in block and lr in low]
+        for lr in rates
+    }
+    text = "\n".join([*grid(head, body), "", _verdict(best, at), "", _moved(studied, norms, whole)])
     return text, chart("Test accuracy, %", "trained parameters", series)
+
+
+def _verdict(best: list[Estimate], at: dict[float, list[Estimate]]) -> str:
+    """best, at: differences of the pairs at their best rates and at each."""
+    clear = [e for e, p in zip(best, holm([e.p for e in best]), strict=True) if p < ALPHA]
+    each = "; ".join(f"at {lr:g} {_signs(found)} of {len(found)}" for lr, found in at.items())
+    return (
+        "* Pairs in which the core is better / worse, the interval without 0: at their best rates "
+        f"{_signs(best)} of {len(best)} (after Holm {_signs(clear)}); {each}."
+    )
+
+
+def _signs(differences: list[Estimate]) -> str:
+    return f"{sum(e.low > 0 for e in differences)} / {sum(e.high < 0 for e in differences)}"
 
 
 def _pairs(studied: Studied) -> list[tuple[Curve, Curve]]:
     """(block, core) of nearly equal size, smallest first."""
     pairs = []
-    dense = [c for c in studied.curves if c.chosen.first["variant"] == DENSE]
-    for low in (c for c in studied.curves if c.chosen.first["variant"] == LOW_RANK):
+    dense = [c for c in studied.repeated if c.chosen.first["variant"] == DENSE]
+    for low in (c for c in studied.repeated if c.chosen.first["variant"] == LOW_RANK):
         near = min(dense, key=lambda d: abs(_size(d) / _size(low) - 1), default=None)
         if near is not None and abs(_size(near) / _size(low) - 1) <= NEAR:
             pairs.append((near, low))
     return sorted(pairs, key=lambda pair: _size(pair[1]))
-
-
-def _clear(at: str, pairs: list[tuple[Cell, Cell]]) -> str:
-    differences = [estimate(low.right, block.right) for low, block in pairs]
-    return f"at {at} {sum(e.low > 0 for e in differences)} / {sum(e.high < 0 for e in differences)} of {len(pairs)}"
 
 
 def _line(name: str, cells: list[Cell], *, second: bool = False) -> Series:
@@ -72,10 +80,6 @@ def _line(name: str, cells: list[Cell], *, second: bool = False) -> Series:
 
 def _size(curve: Curve) -> int:
     return parameters(curve.chosen)
-
-
-def _sized(cell: Cell) -> str:
-    return f"{linked(cell, _own_size(cell))} with {100 * accuracy(cell):.1f} % and {parameters(cell):,} parameters"
 
 
 def _own_size(cell: Cell) -> str:
@@ -120,19 +124,24 @@ def _median(values: list[float]) -> str:
 
 def sizes(studied: Studied) -> tuple[str, str]:
     """Accuracy over trained parameters, for variants that ran at three sizes or more."""
-    by_variant: dict[str, list[Cell]] = {}
+    by_variant: dict[str, list[Curve]] = {}
     for c in studied.curves:
-        by_variant.setdefault(c.chosen.first["variant"], []).append(c.chosen)
-    shown = {v: sorted(own, key=parameters) for v, own in by_variant.items() if len({parameters(c) for c in own}) >= 3}
+        by_variant.setdefault(c.chosen.first["variant"], []).append(c)
+    shown = {v: sorted(own, key=_size) for v, own in sorted(by_variant.items()) if len(set(map(_size, own))) >= 3}
     if not shown:
         return "", ""
-    lines = []
-    for variant, own in sorted(shown.items()):
-        best = max(own, key=accuracy)
-        enough = next(c for c in own if accuracy(c) >= accuracy(best) - CLOSE)
-        lines.append(f"* `{variant}`: best on test {_sized(best)}, within 2 points from {_sized(enough)} on.")
-    series = [_line(v, own, second=n % 2 == 1) for n, (v, own) in enumerate(sorted(shown.items()))]
+    lines = [f"* `{variant}`: {_by_size(own)}" for variant, own in shown.items() if variant not in (DENSE, LOW_RANK)]
+    series = [_line(v, [c.chosen for c in own], second=n % 2 == 1) for n, (v, own) in enumerate(shown.items())]
     return "\n".join(lines), chart("Test accuracy, %", "trained parameters", series)
+
+
+def _by_size(curves: list[Curve]) -> str:
+    """Every size with its accuracy, the last step with its interval, and how many learning rates stand behind each."""
+    cells = [c.chosen for c in curves]
+    each = ", ".join(f"{linked(c, _own_size(c))} {_percent(accuracy(c))}" for c in cells)
+    step = points(estimate(cells[-1].right, cells[-2].right))
+    tried = span(pd.Series([len(c.points) for c in curves]))
+    return f"{each}. Largest minus next: {step}. Learning rates tried per size: {tried}."
 
 
 def _seeds(cell: Cell) -> tuple[float, float]:
