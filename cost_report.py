@@ -8,12 +8,12 @@ python cost_report.py                 README.md and reports/ from runs/published
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
 class Arguments:
-    publish: str = ""
+    publish: list[str] = field(default_factory=list)
     check: bool = False
     force: bool = False
     runs_dir: str = "runs"
@@ -30,13 +30,15 @@ def main(argv: list[str]) -> None:
 
     if args.publish and args.check:
         raise refuse("check", "changes nothing, publish does", remedy="Publish first, then run check=true alone.")
+    if args.force and not args.publish:
+        raise refuse("force", "replaces records that publish=<id> names, and none is named")
     if args.runs_dir != "runs" and not under_root(args.runs_dir).is_dir():
         raise refuse("runs_dir", "no such folder", got=args.runs_dir, expected="a folder of runs")
     if args.check:
         check()
         return
     if args.publish:
-        publish([name.strip() for name in args.publish.split(",") if name.strip()], args.runs_dir, force=args.force)
+        publish(args.publish, args.runs_dir, force=args.force)
     rebuild()
     show(args.runs_dir, args.compare)
 

@@ -53,8 +53,9 @@ def build() -> dict[Path, str]:
     """Path → text of every page that the JSON files give; writes nothing."""
     parts = gpu_parts(REPORTS / "gsm8k_gpu")
     gpu = "[reports/gsm8k_gpu.md](../reports/gsm8k_gpu.md)" if parts else "not yet (`make gsm8k-gpu`)"
-    measured = _read(REPORTS / "bench.json")
-    costs = f"\n{memory_section(measured['simulated'])}\n\nMeasured on CUDA: {gpu}.\n"
+    measured = _read(REPORTS / "bench.json") or {}
+    counted = memory_section(measured["simulated"]) if "simulated" in measured else "Not counted yet (`make bench`)."
+    costs = f"\n{counted}\n\nMeasured on CUDA: {gpu}.\n"
     return {
         REPORTS / "gsm8k_smoke.md": smoke_report(REPORTS / "gsm8k_smoke"),
         REPORTS / "gsm8k_gpu.md": gpu_report(parts),

@@ -29,10 +29,10 @@ from harness.cli.arguments import parse
 from harness.cli.quiet import quiet
 from harness.errors import refuse
 from harness.paths import ROOT, under_root
+from harness.report.publish import KEPT
 from tools._shared import record_file, variants
 
 RUNS = ".cache/gsm8k_smoke"  # emptied at the start
-KEPT = ("result.json", "config.yaml", "metrics.jsonl")
 
 
 @dataclass

@@ -55,7 +55,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             option = "--" + name.replace("_", "-")
             raise refuse(option, "configs come from conf/ alone", got=value, remedy="Put the file there.")
     if args.run and args.multirun:
-        raise refuse("command line", "one run or several", got="--run --multirun", remedy="Leave one out.")
+        raise refuse(
+            "command line", "--run and --multirun exclude each other", got="--run --multirun", remedy="Leave one out."
+        )
     if not (args.cfg or args.help) and (args.package is not None or args.resolve):
         option = "--resolve" if args.resolve else "--package"
         raise refuse(option, "only shapes what --cfg shows", remedy="Add --cfg job, or leave it out.")
@@ -67,7 +69,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def _refuse_option(word: str, argv: list[str]) -> NoReturn:
     name, equals, value = word.lstrip("-").partition("=")
     if not word.startswith("-"):
-        raise refuse("command line", "an override behind an option", got=word, remedy="Put options first.")
+        raise refuse("command line", "an override after an option", got=word, remedy="Put options first.")
     if not equals:
         value = next((w for w in argv[argv.index(word) + 1 :][:1] if "=" not in w), "…")
     raise refuse("command line", "unknown option", got=word, remedy=f"Write {name}={value}.")

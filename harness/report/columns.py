@@ -138,7 +138,7 @@ def _pair_column(head: str, kind: str, one: str, two: str, form: str) -> Column:
 
 
 def row_cells(row: Row, used: list[Column], escape: Callable[[str], str], strong: str, link: str) -> list[str]:
-    r"""A row's cells in Markdown or HTML. strong: of bold text {}. link: of the variant's name \1 to its paper {}."""
+    r"""A row in Markdown or HTML. strong, link: templates of bold text {} and of a name \1 with its paper {}."""
     texts = [escape(column.text(row)) for column in used]
     texts = [strong.format(text) if c.bold(row) else text for c, text in zip(used, texts, strict=True)]
     kind = ad.VARIANTS.get(row["variant"])

@@ -63,7 +63,7 @@ def _response_difference(cell: Cell, base: Cell) -> dict[str, float]:
 def pairs(cell: Cell, chosen: list[Cell], role: str) -> list[dict[str, Any]]:
     """Exact McNemar for every run of a cell beside the baseline's run with the same seed."""
     base, out = baseline_of(cell, chosen, role), []
-    if base is None or base is cell:
+    if base is None or base is cell or not cell.done:
         return []
     of_seed = {r["seed"]: (r, right) for r, right in zip(base.done, base.right, strict=True)}
     for run, right in zip(cell.done, cell.right, strict=True):

@@ -14,7 +14,7 @@ Texts = dict[Path, str]
 def rewrite(texts: Texts, figures: Path | None = None) -> list[str]:
     """Writes what differs, and removes the SVGs in `figures` that `texts` lacks; a line for each.
 
-    Raises BadInput where a file cannot be written; it is then what it was.
+    Raises BadInput where a file cannot be written, and leaves it unchanged.
     """
     changed, stale = _changed(texts), _stale(texts, figures)
     for path in changed:

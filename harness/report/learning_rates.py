@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.records.choose_lr import Point, choose
-from harness.report.columns import known, label, number
+from harness.report.columns import full_name, known, number
 from harness.report.sections import Cell
 
 RATE_COLUMNS = ["variant", "lr", "validation accuracy, %", "seeds compared", "runs", "diverged", "failed", "chosen"]
@@ -17,8 +17,7 @@ RATE_COLUMNS = ["variant", "lr", "validation accuracy, %", "seeds compared", "ru
 def rate_rows(part: pd.DataFrame) -> list[list[tuple[str, Any]]]:
     """(text, sort key) cells of every variant that ran at two or more learning rates."""
     tried = part[(part.groupby("curve")["lr"].transform("nunique") > 1) & part["lr"].notna()]
-    plain = tried.assign(curve_diverged=0, curve_failed=0).sort_values(["curve", "lr"])
-    return [_cells(row, label(row)) for _, row in plain.iterrows()]
+    return [_cells(row, full_name(row)) for _, row in tried.sort_values(["curve", "lr"]).iterrows()]
 
 
 def _cells(row: Any, name: str) -> list[tuple[str, Any]]:

@@ -108,7 +108,7 @@ def _peft_figures(train: dict[str, Any], run: dict[str, Any], meta: dict[str, An
 class Reference:
     """A table that somebody else published, as text, with Wilson's interval added to its accuracies.
 
-    points: of the plot, one a row.
+    points: one point of the plot per row.
     """
 
     title: str

@@ -23,10 +23,10 @@ let selected = null;
 
 // -- elements ---------------------------------------------------------------------------------------------------------
 function make(name, attributes = {}, text = "") {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
-  return made;
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.textContent = text;
+  return node;
 }
 const line = (kind, x1, y1, x2, y2) => make("line", {class: kind, x1, y1, x2, y2});
 const text = (kind, x, y, anchor, content) => make("text", {class: kind, x, y, "text-anchor": anchor}, content);
@@ -47,14 +47,14 @@ function scale(values, start, end, log = false) {
 }
 function steps(low, high, pixels) {
   const rough = (high - low) / Math.max(2, pixels / 70), unit = 10 ** Math.floor(Math.log10(rough));
-  const step = unit * [1, 2, 5, 10].find(factor => factor * unit >= rough), found = [];
-  for (let n = Math.ceil(low / step); n * step <= high; n++) found.push(+(n * step).toPrecision(12));
-  return found;
+  const step = unit * [1, 2, 5, 10].find(factor => factor * unit >= rough), ticks = [];
+  for (let n = Math.ceil(low / step); n * step <= high; n++) ticks.push(+(n * step).toPrecision(12));
+  return ticks;
 }
 function decades(low, high, pixels) {
-  const factors = pixels / (high - low) > 220 ? [1, 2, 5] : [1], found = [];
-  for (let e = Math.floor(low); e <= high; e++) found.push(...factors.map(factor => factor * 10 ** e));
-  return found.filter(value => Math.log10(value) >= low && Math.log10(value) <= high);
+  const factors = pixels / (high - low) > 220 ? [1, 2, 5] : [1], ticks = [];
+  for (let e = Math.floor(low); e <= high; e++) ticks.push(...factors.map(factor => factor * 10 ** e));
+  return ticks.filter(value => Math.log10(value) >= low && Math.log10(value) <= high);
 }
 function axes(x, y, box, xLabel) {
   return [
@@ -85,25 +85,25 @@ function placeLabels(marks, taken, box) {
       return [x + gap, x - gap - width].map(left => [left, top, left + width, top + ROW]);
     });
     const inside = r => r[0] >= box.left && r[1] >= box.top && r[2] <= box.right && r[3] <= box.bottom;
-    const found = tries.find(r => inside(r) && !taken.some(other => overlap(r, other)));
-    if (found) taken.push(found);
-    return found;
+    const place = tries.find(r => inside(r) && !taken.some(other => overlap(r, other)));
+    if (place) taken.push(place);
+    return place;
   });
 }
 
 // -- the plot ---------------------------------------------------------------------------------------------------------
 function front(marks, cost) {
   // Marks that nothing as cheap beats, cheapest first.
-  const found = [];
+  const best = [];
   for (const mark of [...marks].sort((a, b) => a[cost] - b[cost] || b.accuracy - a.accuracy))
-    if (!found.length || mark.accuracy > found.at(-1).accuracy) found.push(mark);
-  return found;
+    if (!best.length || mark.accuracy > best.at(-1).accuracy) best.push(mark);
+  return best;
 }
 function passes(p) {
-  const wanted = name => element(name).value;
-  return (!wanted("family") || p.reference || p.family === wanted("family"))
-    && (!wanted("quantization") || p.quantization === wanted("quantization"))
-    && (p.reference || p.seeds >= +wanted("seeds"));
+  const choice = name => element(name).value;
+  return (!choice("family") || p.reference || p.family === choice("family"))
+    && (!choice("quantization") || p.quantization === choice("quantization"))
+    && (p.reference || p.seeds >= +choice("seeds"));
 }
 const used = set => element("sets").querySelector(`input[value="${set}"]`).checked;
 
@@ -146,8 +146,8 @@ function stairs(marks, cost, x, y, box) {
 function referenceLine(p, y, box, taken) {
   // A line with its name, or an arrow where it lies outside the plot. `taken` keeps other labels off the name.
   const at = y(p.accuracy), off = at > box.bottom ? "↓ " : at < box.top ? "↑ " : "";
-  const name = `${off}${p.name} ${p.accuracy.toFixed(1)}`, wanted = Math.min(box.bottom - ROW, Math.max(box.top, at - ROW));
-  const top = taken.some(r => Math.abs(r[1] - wanted) < ROW) ? wanted + (off === "↓ " ? -ROW : ROW) : wanted;
+  const name = `${off}${p.name} ${p.accuracy.toFixed(1)}`, ideal = Math.min(box.bottom - ROW, Math.max(box.top, at - ROW));
+  const top = taken.some(r => Math.abs(r[1] - ideal) < ROW) ? ideal + (off === "↓ " ? -ROW : ROW) : ideal;
   const left = off === "↑ " ? box.left + 4 : box.right - 4 - widthOf(name); // right, where points are most often far above
   taken.push([left, top, left + widthOf(name), top + ROW]);
   const across = off ? [] : [line(`reference set${p.set % 6}`, box.left, at, box.right, at)];
@@ -159,19 +159,19 @@ function bars(p, x, y) {
 }
 function markOf(p, x, y, cost) {
   const kind = `mark set${p.set % 6}${p === selected ? " selected" : ""}`;
-  const made = make("path", {class: kind, d: SHAPES[p.set % SHAPES.length], transform: `translate(${x} ${y})`});
-  made.append(make("title", {}, `${p.name}: ${percent(p)}, ${p.seeds} seed(s), ${AXES[cost].label} ${number(p[cost])}`));
-  made.addEventListener("click", () => select(p));
-  return made;
+  const node = make("path", {class: kind, d: SHAPES[p.set % SHAPES.length], transform: `translate(${x} ${y})`});
+  node.append(make("title", {}, `${p.name}: ${percent(p)}, ${p.seeds} seed(s), ${AXES[cost].label} ${number(p[cost])}`));
+  node.addEventListener("click", () => select(p));
+  return node;
 }
 function names(marks, taken, box) {
   return placeLabels(marks, taken, box).flatMap((place, n) => {
     const mark = marks[n], left = place && place[0] < mark.x, original = pointFor(mark.set, mark.id);
     if (!place) return [];
-    const made = text(`name${original === selected ? " selected" : ""}`, left ? place[2] : place[0], place[1] + 11, left ? "end" : "start", mark.name);
-    made.addEventListener("click", () => select(original));
+    const label = text(`name${original === selected ? " selected" : ""}`, left ? place[2] : place[0], place[1] + 11, left ? "end" : "start", mark.name);
+    label.addEventListener("click", () => select(original));
     const middle = place[1] + ROW / 2, far = Math.abs(middle - mark.y) > ROW / 2;
-    return far ? [line("leader", mark.x, mark.y, left ? place[2] + 1 : place[0] - 2, middle), made] : [made];
+    return far ? [line("leader", mark.x, mark.y, left ? place[2] + 1 : place[0] - 2, middle), label] : [label];
   });
 }
 function answer(marks, cost, less) {
@@ -187,7 +187,7 @@ function answer(marks, cost, less) {
 function caption(shown, marks, label, counted) {
   const missing = shown.filter(p => !p.reference).length - marks.length;
   const parts = [
-    "Accuracy on the test set, %. Thin bars: 95 % intervals; broad bands: range of the seeds; dashed: the Pareto front; dotted: trained whole or not at all.",
+    "Accuracy on the test set, %. Thin bars: 95 % intervals; broad bands: range of the seeds; dashed: the Pareto front; dotted: full fine-tuning and the untrained model.",
     counted ? COUNTED : "", missing ? `${missing} row(s) without “${label}” are left out.` : "",
     ...sets.filter((_, n) => used(n)).map(set => set.note),
   ];
@@ -196,7 +196,10 @@ function caption(shown, marks, label, counted) {
 
 // -- curves -----------------------------------------------------------------------------------------------------------
 const pointFor = (set, id) => points.find(p => p.set === set && p.id === id);
-const pointOf = row => pointFor(sections.indexOf(row.closest("section")), row.dataset.id) ?? {reference: true};
+const pointOf = row => {
+  const set = sections.indexOf(row.closest("section"));
+  return pointFor(set, row.dataset.id) ?? {reference: true, set}; // a row without an accuracy has no point
+};
 const baselineOf = p => points.find(base => base.set === sets[p.set].base && base.baseline);
 function lossBeside(p) {
   const base = new Map(baselineOf(p)?.loss);
@@ -241,11 +244,11 @@ function select(p) {
 function addSparklines(section, n) {
   if (!sets[n].points.some(p => p.rates || p.loss)) return;
   const beside = section.querySelectorAll("th")[SHOWN_FIRST - 1], size = {width: 90, height: 26}, base = baselineOf({set: n});
-  for (const title of [base ? `loss − ${base.name}'s` : "loss", "learning rates"])
+  for (const title of base ? [`loss − ${base.name}'s`, "learning rates"] : ["learning rates"])
     beside.after(Object.assign(document.createElement("th"), {textContent: title, scope: "col"}));
   for (const row of section.querySelectorAll("tr[data-id]")) {
     const p = pointOf(row);
-    for (const svg of [lossChart(p, size), ratesChart(p, size)]) {
+    for (const svg of base ? [lossChart(p, size), ratesChart(p, size)] : [ratesChart(p, size)]) {
       const button = Object.assign(document.createElement("button"), {type: "button", title: "show large"});
       button.append(...svg ? [svg] : []);
       button.addEventListener("click", () => { select(p); element("chosen").scrollIntoView({block: "center"}); });

@@ -129,9 +129,10 @@ def accuracy_interval(right: Right) -> tuple[float, float]:
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """Questions (Q,) that only the first run got right, only the second, and the exact two-sided p. Single runs only:
+    """Exact McNemar test of two runs: questions only the first got right, only the second, and the two-sided p.
 
-    it knows nothing of seeds, so a small p says that these two adapters differ, not that their methods do.
+    first, second: (questions,). It knows nothing of seeds, so a small p says that these two adapters differ, not that
+    their methods do.
     """
     from statsmodels.stats.contingency_tables import mcnemar as exact_test
 

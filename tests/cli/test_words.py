@@ -51,7 +51,7 @@ SLIPS = [
     (["variant=lora seed=1"], r"command line: two overrides in one word, got .*\. Leave the quotes out\."),
     ("--variant lora", r"command line: unknown option, got '--variant'\. Write variant=lora\."),
     ("--variant=lora", r"command line: unknown option, got '--variant=lora'\. Write variant=lora\."),
-    ("--run -m", r"command line: one run or several, got '--run --multirun'\. Leave one out\."),
+    ("--run -m", r"command line: --run and --multirun exclude each other, got '--run --multirun'\. Leave one out\."),
     ("--resolve", r"--resolve: only shapes what --cfg shows\. Add --cfg job, or leave it out\."),
     ("--package x", r"--package: only shapes what --cfg shows\. Add --cfg job, or leave it out\."),
     ("--config-dir /x", f"--config-dir: {CONF}"),

@@ -27,23 +27,18 @@ def chosen(frame: pd.DataFrame, variant: str) -> Any:
     return row
 
 
-def redirected(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
-    """The folder, with a copy of README, as all that cost_report.py rebuilds and publishes to."""
-    shutil.copyfile(README, folder / "README.md")
-    published = folder / "runs" / "published"
-    for name, path in (
-        ("publish.ROOT", folder),
-        ("publish.REPORTS", folder / "reports"),
-        ("publish.PUBLISHED", published),
-        ("publish.build", functools.partial(build, published)),
-        ("build.README", folder / "README.md"),
-        ("build.REPORTS", folder / "reports"),
-    ):
-        monkeypatch.setattr(f"harness.report.{name}", path)
-    return folder
-
-
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: Any) -> Path:
-    """README and an empty reports/, so that tests change none of the repository's."""
-    return redirected(monkeypatch, tmp_path)
+    """A folder with a copy of README, as all that cost_report.py rebuilds and publishes to."""
+    shutil.copyfile(README, tmp_path / "README.md")
+    published = tmp_path / "runs" / "published"
+    for name, path in (
+        ("publish.ROOT", tmp_path),
+        ("publish.REPORTS", tmp_path / "reports"),
+        ("publish.PUBLISHED", published),
+        ("publish.build", functools.partial(build, published)),
+        ("build.README", tmp_path / "README.md"),
+        ("build.REPORTS", tmp_path / "reports"),
+    ):
+        monkeypatch.setattr(f"harness.report.{name}", path)
+    return tmp_path

@@ -160,6 +160,20 @@ def test_axis_filters_and_published_results(browser: Any, page: Path) -> None:
     assert len(places(browser)) == 62
 
 
+def test_a_variant_without_an_accuracy_is_a_row_and_no_mark(browser: Any, tmp_path: Path) -> None:
+    """All of its runs failed. The other variant's mark is drawn, and no script stops."""
+    records = [factory.record("lora"), factory.record("lora", lr=0.01), factory.record("hra", status="failed")]
+    page = tmp_path / "index.html"
+    page.write_text(files(rows(records), records, [factory.write(tmp_path / "published", *records)])["index.html"])
+    browser.get(page.as_uri())
+    assert list(places(browser)) == ["lora"]
+    names = [
+        e.text for e in browser.find_elements("css selector", "section:first-of-type tbody tr[data-id] td:first-child")
+    ]
+    assert any(name.startswith("hra") for name in names)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_a_quantization_brings_its_table(browser: Any, tmp_path: Path) -> None:
     """Its rows stand in a table of their own, which is not shown at first."""
     records = [factory.record(v, 0, 0.01, quantization=q) for v in ("lora", "hra") for q in ("none", "4bit")]

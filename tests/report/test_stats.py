@@ -131,7 +131,7 @@ def test_detectable_difference_has_the_power_it_says(df: float) -> None:
 
 # -- against a known truth ---------------------------------------------------------------------------------------------
 @simulation
-@pytest.mark.parametrize(("seeds", "spread"), list(product((2, 3, 5), (0.0, 0.3))))
+@pytest.mark.parametrize(("seeds", "spread"), list(product((2, 3, 5, 10), (0.0, 0.3))))
 def test_intervals_hold_the_truth(seeds: int, spread: float, trials: int) -> None:
     """95 % intervals of a mean, seeds' spread included; the truth by quadrature over 400,000 draws.
 
@@ -201,8 +201,8 @@ def test_one_seed_says_nothing_of_the_others(trials: int) -> None:
 
 
 @simulation
-def test_found_is_what_was_put_in(trials: int) -> None:
-    """Power: a true difference as large as the detectable one is found in about 80 %."""
+def test_power_is_that_of_the_t_test(trials: int) -> None:
+    """A true difference is found as often as the non-central t predicts."""
     rng = np.random.default_rng(11)
     found = expected = 0.0
     for _ in range(trials):
@@ -264,35 +264,8 @@ def test_wilson_equals_statsmodels(pair: tuple[int, int]) -> None:
     assert wilson(*pair) == pytest.approx(proportion_confint(*pair, alpha=0.05, method="wilson"), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "spread", "least"), [(5, 0.0, 0.95), (5, 0.3, 0.88), (3, 0.3, 0.80), (10, 0.3, 0.91)]
-)
-def test_intervals_of_accuracy_cover_the_truth(seeds: int, spread: float, least: float) -> None:
-    """Simulated runs whose questions differ in difficulty and whose seeds differ in skill (spread, in logits).
-
-    An interval that pools the runs' questions covers far less. With few seeds even this one covers less than its 95 %:
-    three draws say little about a spread, and `least` is what there is to promise.
-    """
-    rng = np.random.default_rng(0)
-    grid = rng.normal(size=(4000, 1))
-    truth = float((1 / (1 + np.exp(-(grid + spread * rng.normal(size=(1, 2000)))))).mean())
-    inside = pooled = 0
-    trials, questions = 150, 150
-    for _ in range(trials):
-        logits = rng.normal(size=(1, questions)) + spread * rng.normal(size=(seeds, 1))
-        right = rng.random((seeds, questions)) < 1 / (1 + np.exp(-logits))
-        low, high = accuracy_interval(right)
-        assert low <= right.mean() <= high
-        inside += low <= truth <= high
-        a, b = wilson(int(right.sum()), right.size)
-        pooled += a <= truth <= b
-    assert inside / trials >= least - 0.04  # 0.04: two standard errors of 150 trials
-    assert pooled < inside
-
-
 def test_intervals_of_right_and_wrong_mirror_each_other() -> None:
     right = np.random.default_rng(1).random((3, 60)) < 0.4
     low, high = accuracy_interval(right)
     flipped = accuracy_interval(~right)
     assert (1 - flipped[1], 1 - flipped[0]) == pytest.approx((low, high))
-    assert accuracy_interval(np.ones((2, 9), dtype=bool)) == pytest.approx(wilson(9, 9))

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from harness.report.markdown import fill_block
 from tools import gsm8k_gpu, gsm8k_report
 
 
@@ -34,16 +31,3 @@ def test_only_cuda_measurements_are_reported(tmp_path: Path) -> None:
     assert "| tests | Some GPU | 61 | 4 passed, 1 skipped |" in text
     assert "| run-lora | Some GPU | 1,000 | diverged |" in text
     assert f"Not measured: {', '.join(n for n in names if n not in ('tests', 'run-lora'))}.\n" in text
-
-
-def test_a_block_is_filled_between_its_marks_alone() -> None:
-    """And a page without exactly one pair of marks, in their order, is refused by name."""
-    begin, end = "<!-- costs:begin (x writes this) -->\n", "<!-- costs:end -->"
-    page = f"a\n{begin}old\n<!-- other:begin -->\n{end}\nb <!-- costs: -->\n"
-    assert fill_block(page, "costs", r"new \1", "p.md") == f"a\n{begin}new \\1\n{end}\nb <!-- costs: -->\n"
-    assert fill_block(fill_block(page, "costs", "x", "p.md"), "costs", "x", "p.md") == fill_block(
-        page, "costs", "x", ""
-    )
-    for broken in ("", begin, end, f"{end}\n{begin}", f"{begin}{begin}{end}", f"{begin}{end}{end}", page + page):
-        with pytest.raises(SystemExit, match=r"p\.md: no single block costs; expected <!-- costs:begin … --> and .*"):
-            fill_block(broken, "costs", "x", "p.md")
