@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.explain import one_line
+from harness.config.explain import explained
 from harness.config.job import Job
 from harness.config.schema import register
 from harness.config.validate import job_from
@@ -71,7 +71,7 @@ def compositions(overrides: list[str], *, multirun: bool) -> Iterator[DictConfig
                     OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True)
                 yield cfg
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
-        raise SystemExit(one_line(error, lines)) from None
+        raise SystemExit(explained(error, lines)) from None
 
 
 def _composed(lines: list[str]) -> tuple[DictConfig, DictConfig]:

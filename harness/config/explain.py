@@ -19,7 +19,7 @@ TYPES = {"integer": "an integer", "float": "a number", "string": "a text"}
 TYPES |= dict.fromkeys(("boolean", "bool"), "true or false")
 
 
-def one_line(error: Exception, overrides: list[str]) -> str:
+def explained(error: Exception, overrides: list[str]) -> str:
     """An error of Hydra or OmegaConf as one line about the command line."""
     if isinstance(error, AssertionError | AttributeError):  # Hydra's own, when an override meets null
         return problem("command line", "Hydra cannot apply these overrides", got=" ".join(overrides))
