@@ -75,7 +75,7 @@ class Sweep:
         if planned.action == "skip":
             return planned.id, "not run again" if job.force and not new else ""
         if planned.action == "refuse":
-            return planned.id, f"finished before, but not with the same {planned.reason}; force=true replaces it"
+            return planned.id, f"{planned.refusal}; force=true replaces it"
         if planned.record is None or not new:
             return planned.id, "not run" if planned.action == "run" else "not finished"
         what = ""
@@ -137,8 +137,7 @@ def _would(job: Job, fingerprinter: Fingerprinter, *, here: bool) -> tuple[str, 
         remark = check_new(planned, here=here) if planned.action in NEW else ""
     except BadInput as error:
         return name, "refuse", [str(error)]
-    refused = "finished, but not with the same " if planned.action == "refuse" else ""
-    return name, planned.action, [refused + planned.reason, remark]
+    return name, planned.action, [planned.refusal if planned.action == "refuse" else planned.reason, remark]
 
 
 def estimate(job: Job, finished: list[Record]) -> float | None:

@@ -50,6 +50,10 @@ class Plan:
         return self.job.runs_dir / self.id
 
     @property
+    def refusal(self) -> str:
+        return f"finished already, but not with the same {self.reason}"
+
+    @property
     def stamps(self) -> dict[str, str]:
         """Hashes that an unfinished run must have been started with to be resumed."""
         return {"science_hash": self.science_hash, "code_hash": self.code_hash, "engine_hash": engine_hash()}
@@ -84,8 +88,7 @@ def decide(plan: Plan) -> Plan:
 def not_refused(plan: Plan) -> Plan:
     """The plan. Raises BadInput for a finished run whose settings or code have changed."""
     if plan.action == "refuse":
-        what = f"finished already, but not with the same {plan.reason}"
-        raise refuse(plan.id, what, remedy="force=true replaces it and keeps the old record.")
+        raise refuse(plan.id, plan.refusal, remedy="force=true replaces it and keeps the old record.")
     return plan
 
 

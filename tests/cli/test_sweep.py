@@ -153,7 +153,7 @@ def test_a_finished_run_of_other_code_is_named_and_kept(overrides: list[str], sm
     write_record(folder, old)
     done = train("-m", *with_words(overrides, "seed=0,1"))
     assert done.returncode == 1
-    assert f"{folder.name}: finished before, but not with the same code of lora; force=true replaces it" in done.stderr
+    assert f"{folder.name}: finished already, but not with the same code of lora; force=true replaces it" in done.stderr
     assert read_record(folder) == old
     assert len(records(job.runs_dir)) == 2
 
