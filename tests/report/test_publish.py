@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 import cost_report
 from harness.errors import BadInput
-from harness.report.publish import publish, rebuild
+from harness.report.publish import check, publish, rebuild, show
+from harness.run import run
 from tests import factory
 
 GOOD = factory.record()
@@ -107,6 +109,7 @@ def test_a_full_disk_leaves_the_readme(local: Path, repository: Path, monkeypatc
     ("words", "line"),
     [
         (["publish=x", "check=true"], "check: changes nothing, publish does"),
+        (["force=true"], "force: replaces records that publish=<id> names, and none is named"),
         (["runs_dir=/nosuch"], "runs_dir: no such folder, got '/nosuch'"),
     ],
 )
@@ -126,3 +129,47 @@ def test_the_folder_on_this_machine_is_not_published(local: Path, repository: Pa
     argv = ["runs_dir=runs", "cache_dir=.cache", "lr=0.1", f"data.train.path={data}"]
     assert json.loads((published / "result.json").read_text())["provenance"]["argv"] == argv
     assert (published / "config.yaml").read_text() == f"runs_dir: runs\ncache_dir: .other\ndata: {data}\n"
+
+
+def test_check_fails_on_any_changed_figure(repository: Path) -> None:
+    lora = factory.record(right=[n % 4 == 0 for n in range(40)], params=1234567)
+    published = factory.write(repository / "runs" / "published", lora, factory.record("hra", questions=40))
+    rebuild()
+    check()
+    readme, csv = repository / "README.md", repository / "reports" / "results.csv"
+    assert "25.0 [" in readme.read_text()
+    for file, old, new in ((readme, "25.0 [", "26.0 ["), (csv, "1234567", "1234568")):
+        text = file.read_text()
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(SystemExit, match=f"{file.name}: not what runs/published gives") as stopped:
+            check()
+        assert stopped.value.code not in (0, None)
+        assert file.read_text() != text  # check changes nothing
+        rebuild()
+        assert file.read_text() == text
+    changed = factory.record(right=[True] * 40)
+    (published / changed["run_id"] / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(SystemExit, match=r"README\.md.*results\.csv.*not what"):
+        check()
+
+
+def test_publish_copies_small_files_of_finished_runs(repository: Path, small_job: Any, capsys: Any) -> None:
+    """A real run: its published record alone gives the table; nothing is copied when one of the ids is wrong."""
+    job = small_job(f"runs_dir={repository / 'local'}")
+    name = run(job)["run_id"]
+    published = repository / "runs" / "published"
+    with pytest.raises(
+        BadInput, match=r"^publish=nope: no finished run of this id; expected a folder with result\.json"
+    ):
+        publish([name, "nope"], str(job.runs_dir))
+    assert not published.exists()
+    publish([name], str(job.runs_dir))
+    assert {p.name for p in (published / name).iterdir()} == {"result.json", "config.yaml", "metrics.jsonl"}
+    assert (published / name / "result.json").read_bytes() == (job.runs_dir / name / "result.json").read_bytes()
+    shutil.rmtree(job.runs_dir)
+    rebuild()
+    check()
+    assert "not counted" not in capsys.readouterr().out
+    show(str(job.runs_dir))
+    assert "[lora](" in (repository / "README.md").read_text()
+    assert "\nlora  " in capsys.readouterr().out
