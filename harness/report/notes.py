@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness.records.record import one_line
-from harness.report.columns import Capabilities
+from harness.report.columns import Capabilities, Row, full_name, known
 from harness.report.summary import TRUNCATED
+
+NAMED = 3  # rows in a warning; the table has a column with all of them
 
 LEGEND = (
     "Known and new: questions of families that pre-training has and has not (docs/tiny.md). Flexible: the last number "
@@ -110,7 +112,7 @@ def _difference_notes(shown: pd.DataFrame) -> Iterator[str]:
     if compared.empty:
         return
     yield (
-        f"Differences are on the same questions; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
+        f"Differences are on the same questions, seeds not paired; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
         "with several seeds on both sides, where seeds can matter."
     )
     yield _detectable(compared)
@@ -145,12 +147,15 @@ def _machine_notes(done: pd.DataFrame) -> Iterator[str]:
 
 def _warnings(done: pd.DataFrame) -> Iterator[str]:
     """What speaks against single rows."""
-    for _, row in done[done["truncated"].fillna(0) > TRUNCATED].iterrows():
-        yield f"`{row['cell']}`: {100 * row['truncated']:.1f} % of its answers hit the token limit and count as wrong."
-    for cell in done[done["mixed_code"].astype(bool)]["cell"]:
-        yield f"`{cell}`: its seeds ran different versions of the adapter code."
-    for cell in done[done["unhealthy"] > 0]["cell"]:
-        yield f"`{cell}`: a health check failed; see its record."
+    cut = done[done["truncated"].fillna(0) > TRUNCATED].sort_values("truncated", ascending=False)
+    if not cut.empty:
+        named = [f"{_at_rate(row)} {100 * row['truncated']:.1f} %" for _, row in cut.head(NAMED).iterrows()]
+        more = f", and {len(cut) - NAMED} more" * (len(cut) > NAMED)
+        yield f"Answers that hit the token limit and count as wrong: {', '.join(named)}{more}."
+    for _, row in done[done["mixed_code"].astype(bool)].iterrows():
+        yield f"{_at_rate(row)}: its seeds ran different versions of the adapter code."
+    for _, row in done[done["unhealthy"] > 0].iterrows():
+        yield f"{_at_rate(row)}: a health check failed; see its record."
     if dirty := int(done["dirty"].sum()):
         yield f"{dirty} of {int(done['seeds'].sum())} runs used a working tree with uncommitted changes."
 
@@ -163,3 +168,7 @@ def _capability_notes(done: pd.DataFrame, able: Capabilities) -> Iterator[str]:
             bits = " and ".join(sorted(reasons))
             why = "; ".join(dict.fromkeys(w.removeprefix(f"{variant}: ").rstrip(".") for w in reasons.values()))
             yield f"{variant} on {bits}: {why}."
+
+
+def _at_rate(row: Row) -> str:
+    return f"`{full_name(row)}`" + (f" at lr {row['lr']:g}" if known(row["lr"]) else "")

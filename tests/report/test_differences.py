@@ -168,10 +168,18 @@ def test_what_speaks_against_a_row_is_said() -> None:
     for said in (
         "different versions of the adapter code",
         "a health check failed",
-        "10.0 % of its answers hit the token limit",
+        "Answers that hit the token limit and count as wrong: `lora` at lr 0.005 10.0 %.",
         "1 of 2 runs used a working tree with uncommitted changes",
         "lora on 4bit: RuntimeError: x.",
     ):
         assert said in text
         assert said in results(frame) or "4bit" in said
     assert "| yes | no |" in text
+
+
+def test_of_many_cut_rows_the_worst_are_named() -> None:
+    cut = [factory.record(lr=lr) for lr in (0.001, 0.002, 0.003, 0.004, 0.005)]
+    for n, made in enumerate(cut):
+        made["test"] = made["test"] | {"truncated": 100 + 10 * n}
+    text = markdown_table("t", rows(cut), {})
+    assert "wrong: `lora` at lr 0.005 46.7 %, `lora` at lr 0.004 43.3 %, `lora` at lr 0.003 40.0 %, and 2 more." in text
