@@ -112,8 +112,8 @@ def _difference_notes(shown: pd.DataFrame) -> Iterator[str]:
     if compared.empty:
         return
     yield (
-        f"Differences are on the same questions, seeds not paired; Holm-corrected p over {len(compared)} comparison(s). Bold: p < 0.05, "
-        "with several seeds on both sides, where seeds can matter."
+        "Differences are on the same questions, seeds not paired; Holm-corrected p over "
+        f"{len(compared)} comparison(s). Bold: p < 0.05, with several seeds on both sides, where seeds can matter."
     )
     yield _detectable(compared)
     if not compared["seeds_measured"].astype(bool).all():

@@ -58,6 +58,7 @@ def rows(records: list[Record]) -> pd.DataFrame:
     """
     role = roles()
     out: list[dict[str, Any]] = []
+    shown_before: set[str] = set()
     for section in sections(cells(records)):
         tuned = curves(section.cells)
         chosen = [c.chosen for c in tuned]
@@ -65,10 +66,14 @@ def rows(records: list[Record]) -> pd.DataFrame:
         for _, shown in groupby(sorted(chosen, key=section.place), key=section.place):
             compared |= differences(list(shown), chosen, role.baseline)
         new = []
-        for cell in sorted(section.cells, key=section.place):
-            title, main = section.place(cell)
-            own = {"section": title, "main": main, "is_baseline": baseline_of(cell, chosen, role.baseline) is cell}
-            new.append(_row(cell) | own)
+        for (title, main), group in groupby(sorted(section.cells, key=section.place), key=section.place):
+            same = list(group)
+            if shown_before.issuperset(c.name for c in same) and not any(c.trained for c in same):
+                continue  # the floor alone, which an earlier table has
+            shown_before.update(c.name for c in same)
+            for cell in same:
+                own = {"section": title, "main": main, "is_baseline": baseline_of(cell, chosen, role.baseline) is cell}
+                new.append(_row(cell) | own)
         for row in new:
             row |= _place(row["cell"], tuned) | dict.fromkeys(COMPARED) | compared.get(row["cell"], {})
             row |= _overhead(row, [r for r in new if r["variant"] == role.floor])

@@ -91,3 +91,16 @@ def test_seeds_that_answered_other_questions_are_not_averaged() -> None:
 def test_tables_of_no_accuracy(records: list[dict[str, Any]]) -> None:
     text = results(rows(records))
     assert ("lora" in text and "–" in text) if records else text == "No published runs yet."
+
+
+def test_the_floor_of_a_quantized_base_stands_alone_only_where_no_table_has_it() -> None:
+    """It fits the settings of every section. Beside trained rows it is in each of their tables."""
+    floor = factory.record("none", None, None, quantization="4bit")
+    runs = [factory.record("lora"), factory.record("lora", steps=9), factory.record("lora", quantization="4bit")]
+    assert rows([*runs, floor]).groupby("section", sort=False)["variant"].agg(list).to_dict() == {
+        "Embedded benchmark": ["lora"],
+        "Embedded benchmark: 4bit base": ["lora", "none"],
+        "Embedded benchmark: 9 steps": ["lora"],
+    }
+    alone = rows([*runs[:2], floor])
+    assert list(alone[alone["variant"] == "none"]["section"]) == ["Embedded benchmark: 4bit base"]
