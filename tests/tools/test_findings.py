@@ -98,7 +98,7 @@ def test_another_base_is_compared_by_order() -> None:
     assert text.startswith("* ρ -1.00 [-1.00, -1.00] (n = 5); better half not computed for n = 2 ")
     assert "by their numbers of parameters alone 1.00 [1.00, 1.00] (n = 5). " in text
     assert "Of the pairs more than 5 points apart there, 0 of 10 have the same order here." in text
-    assert "Not run there: eva. Better than `lora` on one base and worse on the other (single seed there: " in text
+    assert "Not run there: eva. Better than `lora` on one base and worse on the other (intervals there: " in text
     assert re.search(r"\) -70\.0 \[[^]]+\] / \+70\.0 \[[^]]+\]\.$", text)
     assert elsewhere.bases(Studied(runs[:6])) == ""  # type: ignore[arg-type]
     assert elsewhere.bases(Studied([*runs[:5], runs[6] | {"variant": "eva"}])) == ""  # type: ignore[arg-type]
@@ -135,8 +135,9 @@ def test_without_weight_decay_each_is_compared_at_its_best_rate() -> None:
         off += [changed_to(r, weight_decay=0.0) for r in (best, record("ia3", 0.1, 1.0, seed=seed, lr=0.6))]
     text = changed.undecayed(Studied([*runs, *off]))  # type: ignore[arg-type, list-item]
     assert text.startswith("* Order with and without decay: ρ 0.")
-    assert "Without it, 5 variants, median difference +0.0 points, lowest [" in text
-    assert re.findall(r"\[(\w+)\]\([^)]*\) \+40\.0 ", text) == ["ia3", "ia3"]  # highest, and the only clear one
+    assert "Without it, 5 variants, median difference +0.0 points, from +0.0 ([" in text
+    assert " to +40.0 ([ia3](" in text
+    assert re.findall(r"\[(\w+)\]", text.split("Clear: ")[1]) == ["ia3"]
     more = [changed_to(r, weight_decay=0.5) for r in runs] + [changed_to(r, weight_decay=0.0, model="x") for r in runs]
     assert changed.undecayed(Studied([*runs, *off, *more])) == text  # type: ignore[arg-type, list-item]
     assert changed.undecayed(Studied([*runs, *more])) == ""  # type: ignore[arg-type, list-item]
@@ -173,8 +174,8 @@ def test_cores_are_paired_by_size_and_failures_counted() -> None:
     assert text.count("80.0 (lr 0.1, edge)") == 4
     alone, _ = sizes.cores(Studied([r for r in runs if r["lr"] in (None, 0.1)]), {})  # type: ignore[arg-type, misc]
     assert alone.count("80.0 (lr 0.1, the only one)") == 4
-    assert f"| {sizes.DENSE} | 0.1 | 0 of 4 | 3 | 0.5 | 0.1 |" in text  # the other's science has changed
-    assert f"| {sizes.DENSE} | 1 | 4 of 4 | – | – | – |" in text
+    assert f"| {sizes.DENSE} | 0.1 | 0 of 4 | 3 | 0.1 |" in text  # the other's science has changed
+    assert f"| {sizes.DENSE} | 1 | 4 of 4 | – | – |" in text
     assert f"| {sizes.LOW_RANK} | 10 |" not in text
 
 

@@ -62,10 +62,10 @@ def _by_seed(changed: Cell, plain: Cell) -> NDArray[np.float64]:
 
 
 def _in_words(found: list[Difference]) -> str:
-    lowest, highest = (f([(e.value, n) for n, (_, e, _) in enumerate(found)])[1] for f in (min, max))
-    ends = [f"{linked(found[n][0])} {points(found[n][1])}" for n in (lowest, highest)]
+    ordered = sorted(found, key=lambda item: item[1].value)
+    lowest, highest = (f"{100 * e.value:+.1f} ({linked(c)})" for c, e, _ in (ordered[0], ordered[-1]))
     clear = ", ".join(f"{linked(c)} {points(e)}" for c, e, is_clear in found if is_clear)
     return (
-        f"{len(found)} variants, median difference {100 * median(e.value for _, e, _ in found):+.1f} points, lowest "
-        f"{ends[0]}, highest {ends[1]}. Clear: {clear or 'none'}."
+        f"{len(found)} variants, median difference {100 * median(e.value for _, e, _ in found):+.1f} points, from "
+        f"{lowest} to {highest}. Clear: {clear or 'none'}."
     )

@@ -63,7 +63,7 @@ def _turned(ours: dict[str, Cell], others: dict[str, Cell]) -> str:
     here, there = ({n: estimate(c.right, cells[base].right) for n, c in cells.items()} for cells in (ours, others))
     turned = [n for n in ours if here[n].value * there[n].value < 0]
     named = [f"{linked(others[n])} {points(here[n])} / {points(there[n])}" for n in turned]
-    single = " (single seed there: intervals cover question noise only)" if not others[base].measures_seeds else ""
+    single = " (intervals there: question noise only)" if not others[base].measures_seeds else ""
     return f" Better than `{base}` on one base and worse on the other{single}: {', '.join(named) or 'none'}."
 
 

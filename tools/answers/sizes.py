@@ -108,9 +108,9 @@ def _moved(studied: Studied, norms: dict[str, Any], rates: set[float]) -> str:
             if r["status"] == "diverged" or (r["status"] == "done" and r["test"]["accuracy"] < studied.floor)
         ]
         there = [norms[r["run_id"]] for r in own if norms.get(r["run_id"], {}).get("science_hash") == r["science_hash"]]
-        sizes = [_median([max(n[key]) for n in there if n[key]]) for key in ("update", "core", "share")]
+        sizes = [_median([max(n[key]) for n in there if n[key]]) for key in ("update", "share")]
         body.append([variant, f"{lr:g}", f"{len(bad)} of {len(own)}", *sizes])
-    head = ["variant", "lr", "diverged or below the floor", "σ₁(ΔW)", "σ₁(core)", "‖ΔW‖/‖W‖"]
+    head = ["variant", "lr", "diverged or below the floor", "σ₁(ΔW)", "‖ΔW‖/‖W‖"]
     note = (
         f"All sizes together. Floor: the untrained model's {100 * studied.floor:.1f} %. σ₁: largest singular value. "
         "Norms are of the layer where they are largest, the median over the runs whose adapter was at hand (–: none)."
