@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -29,7 +32,7 @@ def work(left: Callable[[], list[Job]], workers: int, fingerprinter: Fingerprint
         return
     running: dict[Future[float], Job] = {}
     took: list[float] = []
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(workers) as pool:
         while True:
             jobs = left()
             waiting = [job for job in jobs if job not in running.values()]
@@ -45,6 +48,24 @@ def work(left: Callable[[], list[Job]], workers: int, fingerprinter: Fingerprint
                 about = duration(median(took) * len(jobs) / workers)
                 name = plan(job, fingerprinter).id
                 print(f"{name} took {took[-1]:.0f} s; {about} left for the runs known so far", flush=True)
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """A pool whose processes stop when this one is killed, as Ctrl-C would stop them: a run in training saves first."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)  # to save in
+    os._exit(1)
 
 
 def _run(job: Job) -> float:
