@@ -24,7 +24,8 @@ def baseline_of(cell: Cell, chosen: list[Cell], role: str) -> Cell | None:
 def differences(shown: list[Cell], chosen: list[Cell], role: str) -> dict[str, dict[str, Any]]:
     """Cell of `shown` → its difference to the baseline among `chosen`.
 
-    p_holm: over all of these. clear: that, with both arms' seeds measured.
+    p_holm: over all of these. clear: that, with both arms' seeds measured. detectable: at Bonferroni's level of all of
+    these, the first step of Holm's.
     """
     out: dict[str, dict[str, Any]] = {}
     for cell in shown:
@@ -41,10 +42,12 @@ def differences(shown: list[Cell], chosen: list[Cell], role: str) -> dict[str, d
             "p": mcnemar(cell.right[0], base.right[0])[2] if single else e.p,
             "test": "exact McNemar" if single else "t over questions and seeds",
             "seeds_measured": cell.measures_seeds and base.measures_seeds,
-            "detectable": detectable(e.se, e.df),
+            "estimate": e,
             **_response_difference(cell, base),
         }
     for row, p in zip(out.values(), holm([r["p"] for r in out.values()]), strict=True):
+        e = row.pop("estimate")
+        row["detectable"] = detectable(e.se, e.df, ALPHA / len(out))
         row["p_holm"] = p
         row["clear"] = bool(p < ALPHA and row["seeds_measured"])
     return out

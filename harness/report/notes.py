@@ -45,14 +45,17 @@ def brief_notes(part: pd.DataFrame, clear: str) -> list[str]:
         return []
     compared = shown[shown["difference"].notna()]
     count = f" over {len(compared)} comparisons" if len(compared) > 1 else ""
+    single = " †: single seed, the sign may flip." if not compared["seeds_measured"].astype(bool).all() else ""
+    edge = " edge: the best is the smallest or largest tried, so a better one may lie outside." * bool(
+        shown["edge"].any()
+    )
     lines = [
-        f"{span(done['questions'], 'test question')}, {seed_span(shown)}; accuracy by marker. Intervals: "
-        "Wilson for one seed, t over questions and seeds for several.",
-        f"Differences: same questions. {clear}: p < 0.05 after Holm{count}, with several seeds on both sides. "
-        f"†: single seed, the sign may flip. {_detectable(compared)}".rstrip(),
+        f"{span(done['questions'], 'test question')}, {seed_span(shown)}; an answer counts if the number after its "
+        "marker is right. Intervals: Wilson for one seed, t over questions and seeds for several.",
+        f"Differences: same questions. {clear}: p < 0.05 after Holm{count}, with several seeds on both sides.{single} "
+        f"{_detectable(compared)}".rstrip(),
         f"Learning rates: best on validation, on {span(_tuned(shown)['valid_seeds'], 'seed')}, never on test; the "
-        "intervals leave out the doubt about this choice. In brackets how many were tried. edge: the best is the "
-        "smallest or largest tried, so a better one may lie outside.",
+        f"intervals leave out the doubt about this choice. In brackets how many were tried.{edge}",
     ]
     warned = " ".join(_warnings(done))
     return [*lines, warned] if warned else lines
@@ -82,7 +85,7 @@ def _detectable(compared: pd.DataFrame) -> str:
         return ""
     middle, most = (f"{100 * v:.1f}" for v in (compared["detectable"].median(), compared["detectable"].max()))
     rows = f"{middle} points" if middle == most else f"median {middle}, at most {most} points"
-    return f"Minimum detectable effect: {rows} (80 % power, before Holm)."
+    return f"Minimum detectable effect: {rows} (80 % power, Bonferroni)."
 
 
 def _question_notes(shown: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:

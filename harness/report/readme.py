@@ -83,7 +83,10 @@ def verdict(ranked: pd.DataFrame) -> list[str]:
         for rows in (clear & above, ~clear, clear & ~above)
     )
     against = label(base.iloc[0])
-    return [f"Clearly better than `{against}`: {better}. Not clearly different: {same}. Clearly worse: {worse}."]
+    lines = [f"Clearly better than `{against}`: {better}. Not clearly different: {same}. Clearly worse: {worse}."]
+    if smaller := int((compared["params"] < base.iloc[0]["params"]).sum()):
+        lines[0] += f" {smaller} of these {len(compared)} train fewer parameters, so size is in the difference too."
+    return lines
 
 
 def _status(title: str, part: pd.DataFrame) -> str:

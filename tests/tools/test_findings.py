@@ -98,7 +98,7 @@ def test_another_base_is_compared_by_order() -> None:
     assert text.startswith("* ρ -1.00 [-1.00, -1.00] (n = 5); better half not computed for n = 2 ")
     assert "by their numbers of parameters alone 1.00 [1.00, 1.00] (n = 5). " in text
     assert "Of the pairs more than 5 points apart there, 0 of 10 have the same order here." in text
-    assert "Not run there: eva. Better than `lora` on one base and worse on the other (intervals there: " in text
+    assert "Not run there: eva. Sign of the difference to `lora` turned, here / there (intervals there: " in text
     assert re.search(r"\) -70\.0 \[[^]]+\] / \+70\.0 \[[^]]+\]\.$", text)
     assert elsewhere.bases(Studied(runs[:6])) == ""  # type: ignore[arg-type]
     assert elsewhere.bases(Studied([*runs[:5], runs[6] | {"variant": "eva"}])) == ""  # type: ignore[arg-type]
@@ -185,11 +185,11 @@ def test_sizes_are_listed_from_the_smallest_with_the_last_step() -> None:
     assert re.findall(r"\[([^]]+)\]\([^)]*\) (\d+\.\d)", text) == [
         ("r 2", "30.0"),
         ("r 4", "79.0"),
-        ("its default", "80.0"),
+        ("default", "80.0"),
         ("r 16", "70.0"),
     ]
     assert text.startswith("* `lora`: [r 2](")
-    assert " 70.0. Largest minus next: -10.0 [-" in text
+    assert " 70.0 (1,600). Largest minus next: -10.0 [-" in text
     assert text.endswith("Learning rates tried per size: 1.")
     assert svg.count("<circle") == 4
 
@@ -232,14 +232,14 @@ def test_budgets_name_the_better_and_larger_ones() -> None:
     assert [row[5:7] for row in rows] == [["3", "0.005 (1)"]] * 2
     assert [row[7] for row in rows] == ["50.0", "–"]
     assert {row[8] for row in rows} == {f"{median(r['forgetting']['nats'] for r in runs[:3]):+.2f}"}
-    assert [row[9] for row in rows] == ["not shown", "`ia3`, 100"]
+    assert [row[9] for row in rows] == ["none shown", "`ia3`, 100"]
     assert f"{runs[0]['forgetting']['nats_off']:.2f} nats/token" in before
-    for share, smallest in ((0.3, "`ia3`, 100"), (0.66, "not shown")):  # ia3 is better; it is 6 points worse
+    for share, smallest in ((0.3, "`ia3`, 100"), (0.66, "none shown")):  # ia3 is better; it is 6 points worse
         other = [record("lora", share, 1.0, seed=s, params=300) | {"valid": runs[6]["valid"]} for s in range(3)]
         (row,) = [r for r in budgets.budgets(Studied([*runs[:3], *other]), {}).splitlines() if "[lora]" in r]
         assert row.endswith(f"| {smallest} |")
     one = budgets.budgets(Studied([runs[0], runs[6]]), {}).splitlines()
-    assert [r.split(" | ")[-1] for r in one if "| [" in r] == ["not shown |", "not shown |"]  # single seeds
+    assert [r.split(" | ")[-1] for r in one if "| [" in r] == ["none shown |", "none shown |"]  # single seeds
     assert budgets.budgets(Studied(runs[:3]), counted) == ""
 
 

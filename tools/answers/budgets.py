@@ -55,7 +55,7 @@ def budgets(studied: Studied, counted: Launches) -> str:
 
 
 def _named(cell: Cell | None) -> str:
-    return f"`{cell.label}`, {parameters(cell):,}" if cell else "not shown"
+    return f"`{cell.label}`, {parameters(cell):,}" if cell else "none shown"
 
 
 def _worth(cell: Cell) -> float:

@@ -64,7 +64,7 @@ def _turned(ours: dict[str, Cell], others: dict[str, Cell]) -> str:
     turned = [n for n in ours if here[n].value * there[n].value < 0]
     named = [f"{linked(others[n])} {points(here[n])} / {points(there[n])}" for n in turned]
     single = " (intervals there: question noise only)" if not others[base].measures_seeds else ""
-    return f" Better than `{base}` on one base and worse on the other{single}: {', '.join(named) or 'none'}."
+    return f" Sign of the difference to `{base}` turned, here / there{single}: {', '.join(named) or 'none'}."
 
 
 def smollm2(studied: Studied) -> str:
@@ -118,4 +118,4 @@ def published(studied: Studied) -> str:
 def _spread(percents: list[float], questions: int) -> str:
     """Beside the noise of single runs: one of n questions has a standard deviation of √(p(1 − p)/n)."""
     noise = mean(math.sqrt(p * (100 - p) / questions) for p in percents)
-    return f"Standard deviation there: {stdev(percents):.1f} points; of one run, from its questions alone, {noise:.1f}."
+    return f"Adapters there spread by {stdev(percents):.1f} points (SD); sampling of questions alone gives {noise:.1f}."

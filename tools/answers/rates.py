@@ -70,7 +70,7 @@ def _chosen_again(used: list[Curve]) -> str:
         "* Choosing again on other validation questions (bootstrap, seeds aside) keeps the rate in "
         f"{100 * median(same.values()):.0f} % of draws and moves test accuracy by a standard deviation of "
         f"{median(spread.values()):.1f} points (median adapter; most {spread[most]:.1f}, `{most}`); no interval here "
-        "holds that."
+        "includes that."
     )
 
 

@@ -83,7 +83,9 @@ def _size(curve: Curve) -> int:
 
 
 def _own_size(cell: Cell) -> str:
-    return cell.label.removeprefix(cell.first["variant"]).strip(" ()") or "its default"
+    """`r 4`, `block 12`, `core rank 2`, or `default`."""
+    size = cell.label.removeprefix(cell.first["variant"]).strip(" ()") or "default"
+    return size.replace("lora rank", "core rank")
 
 
 def _at_best(curve: Curve) -> str:
@@ -138,7 +140,7 @@ def sizes(studied: Studied) -> tuple[str, str]:
 def _by_size(curves: list[Curve]) -> str:
     """Every size with its accuracy, the last step with its interval, and how many learning rates stand behind each."""
     cells = [c.chosen for c in curves]
-    each = ", ".join(f"{linked(c, _own_size(c))} {_percent(accuracy(c))}" for c in cells)
+    each = ", ".join(f"{linked(c, _own_size(c))} {_percent(accuracy(c))} ({parameters(c):,})" for c in cells)
     step = points(estimate(cells[-1].right, cells[-2].right))
     tried = span(pd.Series([len(c.points) for c in curves]))
     return f"{each}. Largest minus next: {step}. Learning rates tried per size: {tried}."
