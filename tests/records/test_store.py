@@ -19,6 +19,7 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
     """Each with a reason; the rest are read."""
     good = [record(seed=0), record(seed=1), record("hra", status="diverged"), record("ia3", status="failed")]
     factory.write(tmp_path, *good)
+    alone = read_records([tmp_path]).records
     broken: dict[str, Any] = {
         "empty": "",
         "half": json.dumps(record())[:200],
@@ -46,5 +47,6 @@ def test_what_is_no_finished_record_is_named_and_not_counted(tmp_path: Path) -> 
 
     found = read_records([tmp_path, tmp_path / "no such folder"])
     assert sorted(r["run_id"] for r in found.records) == sorted(r["run_id"] for r in good)
+    assert found.records == alone
     assert sorted(line.split(":")[0] for line in found.skipped) == sorted([*broken, "started"])
     assert all(len(line.split(": ", 1)[1]) > 8 and "\n" not in line for line in found.skipped)

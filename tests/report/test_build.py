@@ -18,7 +18,7 @@ from harness.records.store import read_records
 from harness.report import publish
 from harness.report.build import files
 from harness.report.points import losses
-from harness.report.publish import check, rebuild
+from harness.report.publish import check, rebuild, show
 from harness.report.table import rows
 from tests import factory
 from tests.report.conftest import RECORDS
@@ -69,7 +69,7 @@ def _break_each(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_with_no_run_and_with_one(repository: Path, count: int) -> None:
+def test_with_no_run_and_with_one(repository: Path, count: int, capsys: Any) -> None:
     factory.write(repository / "runs" / "published", *[r for r in RECORDS if r["variant"] == "lora"][:count])
     rebuild()
     check()
@@ -77,6 +77,10 @@ def test_with_no_run_and_with_one(repository: Path, count: int) -> None:
     assert ("No published runs yet." in text) == (count == 0)
     assert len(list((repository / "reports").rglob("*.svg"))) == count
     assert "Published by lora-lite" in text
+    if count == 0:
+        assert "No published runs yet." in (repository / "README.md").read_text()
+        show(str(repository / "nothing"))
+        assert "no finished runs yet" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tools import gsm8k_gpu, gsm8k_report
 
 
@@ -31,3 +33,9 @@ def test_only_cuda_measurements_are_reported(tmp_path: Path) -> None:
     assert "| tests | Some GPU | 61 | 4 passed, 1 skipped |" in text
     assert "| run-lora | Some GPU | 1,000 | diverged |" in text
     assert f"Not measured: {', '.join(n for n in names if n not in ('tests', 'run-lora'))}.\n" in text
+
+
+def test_without_a_bench_the_costs_are_not_counted_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gsm8k_report, "REPORTS", tmp_path)
+    monkeypatch.setattr(gsm8k_report, "smoke_report", lambda _: "")
+    assert "Not counted yet (`make bench`)." in gsm8k_report.build()[gsm8k_report.GUIDE]

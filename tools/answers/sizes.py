@@ -91,11 +91,7 @@ def _own_size(cell: Cell) -> str:
 def _at_best(curve: Curve) -> str:
     edge = ", edge" if curve.edge else ", the only one" if len(curve.points) == 1 else ""
     name = linked(curve.chosen, _own_size(curve.chosen))
-    return f"{name} {_percent(accuracy(curve.chosen))} (lr {curve.chosen.first['lr']:g}{edge})"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+    return f"{name} {100 * accuracy(curve.chosen):.1f} (lr {curve.chosen.first['lr']:g}{edge})"
 
 
 def _moved(studied: Studied, norms: dict[str, Any], rates: set[float]) -> str:
@@ -140,7 +136,7 @@ def sizes(studied: Studied) -> tuple[str, str]:
 def _by_size(curves: list[Curve]) -> str:
     """Every size with its accuracy, the last step with its interval, and how many learning rates stand behind each."""
     cells = [c.chosen for c in curves]
-    each = ", ".join(f"{linked(c, _own_size(c))} {_percent(accuracy(c))} ({parameters(c):,})" for c in cells)
+    each = ", ".join(f"{linked(c, _own_size(c))} {100 * accuracy(c):.1f} ({parameters(c):,})" for c in cells)
     step = points(estimate(cells[-1].right, cells[-2].right))
     tried = span(pd.Series([len(c.points) for c in curves]))
     return f"{each}. Largest minus next: {step}. Learning rates tried per size: {tried}."
